@@ -1,0 +1,1 @@
+"""A transactional, version-controlled storage engine for Zarr."""

@@ -1,0 +1,1 @@
+"""Decoded objects through storage: caches, compare-and-swap on the repo object, virtual reads."""

@@ -1,0 +1,1 @@
+"""Pure rules of sessions and commits: change sets, manifests, conflicts; no I/O."""

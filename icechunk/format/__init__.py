@@ -1,0 +1,1 @@
+"""Format codecs: bytes to values and back, one module for each file kind; no I/O."""

@@ -1,0 +1,1 @@
+"""FlatBuffers, read and written in columns."""
