@@ -1,0 +1,192 @@
+"""What the public values show: `repr`, `str`, and HTML in a notebook.
+
+``repr`` is the constructor call with every field, ``str`` names the class and then one field a
+line, with the default that stands in for an unset one. Secrets are replaced before they get here,
+and `scrubbed` and `shown_mapping` catch those that hide in URLs and option maps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import json
+import re
+from enum import Enum
+from typing import TYPE_CHECKING, ClassVar, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from datetime import datetime
+
+SECRET: Final = "****"  # noqa: S105 # what is shown in place of one
+_INDENT: Final = "    "
+_SECRET_NAMES: Final = re.compile(
+    r"secret|token|password|authorization|cookie|credential|signature|bearer|sas"
+    r"|access_?key|account_?key|api[-_]?key|private_?key",
+    re.IGNORECASE,
+)
+_URL_PASSWORD: Final = re.compile(r"(://[^/@:\s]*):[^/@\s]*@")
+
+_STYLE: Final = """<style>
+.icechunk-repr { max-width: 700px; line-height: 1.5; }
+.icechunk-repr .icechunk-header { font-weight: 600; border-bottom: 1px solid; }
+.icechunk-repr .icechunk-field-name { font-weight: 500; opacity: 0.6; }
+.icechunk-repr details > .icechunk-repr { margin-left: 1em; }
+</style>
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """One field as it is to be shown.
+
+    Parameters
+    ----------
+    name : str
+        Field name.
+    value : object
+        The value; text is put in quotes, a `Plain` is not.
+    default : object
+        Stands in for None in ``str`` and HTML; None for no default.
+    """
+
+    name: str
+    value: object
+    default: object = None
+
+
+class Plain(str):
+    """Text shown without quotes."""
+
+    __slots__ = ()
+
+
+class Displayed:
+    """Mixin that gives a dataclass the three forms.
+
+    A subclass names itself in ``_display_name``, and may give ``_display_order`` (field names) and
+    ``_display_defaults`` (field name to what stands in for None).
+    """
+
+    __slots__ = ()
+    _display_name: ClassVar[str]
+    _display_order: ClassVar[tuple[str, ...] | None] = None
+
+    @classmethod
+    def _display_defaults(cls) -> Mapping[str, object]:
+        return {}
+
+    def _display_fields(self) -> Iterable[Shown]:
+        names = self._display_order
+        if names is None:
+            names = tuple(f.name for f in dataclasses.fields(self))  # type: ignore[arg-type] # subclasses are dataclasses
+        defaults = self._display_defaults()
+        return [Shown(name=n, value=getattr(self, n), default=defaults.get(n)) for n in names]
+
+    def __repr__(self) -> str:
+        fields = self._display_fields()
+        inner = "".join(f"{_INDENT}{f.name}={_nested(_code(f.value))},\n" for f in fields)
+        return f"{self._display_name}(\n{inner})"
+
+    def __str__(self) -> str:
+        return _block(self._display_name, self._display_fields())
+
+    def _repr_html_(self) -> str:
+        return _STYLE + _html_block(self._display_name, self._display_fields())
+
+
+def shown_time(when: datetime) -> Plain:
+    """Return how a time in UTC is shown."""
+    parts = (when.year, when.month, when.day, when.hour, when.minute, when.second, when.microsecond)
+    return Plain(f"datetime.datetime({','.join(map(str, parts))}, tzinfo=datetime.timezone.utc)")
+
+
+def scrubbed(text: str) -> str:
+    """Return the text with passwords inside URLs replaced."""
+    return _URL_PASSWORD.sub(rf"\1:{SECRET}@", text)
+
+
+def shown_mapping(options: Mapping[str, str] | None) -> Plain:
+    """Return how an optional map of options or headers is shown, without values of secrets."""
+    if options is None:
+        return Plain("None")
+    shown = {k: SECRET if _SECRET_NAMES.search(k) else scrubbed(v) for k, v in options.items()}
+    return Plain(f"Some({json.dumps(shown, ensure_ascii=False)})")
+
+
+def _scalar(value: object) -> str:
+    match value:
+        case Plain():
+            return str(value)
+        case str():
+            return f'"{scrubbed(value)}"'
+        case Enum():
+            return value.name
+        case _:
+            return str(value)
+
+
+def _code(value: object) -> str:
+    if isinstance(value, Displayed):
+        return repr(value)
+    if isinstance(value, dict):
+        entries = "".join(f'{_INDENT}"{k}": {_nested(_code(v))},\n' for k, v in value.items())
+        return f"{{\n{entries}}}"
+    return _scalar(value)
+
+
+def _nested(text: str) -> str:
+    return text.replace("\n", "\n" + _INDENT)
+
+
+def _block(title: str, fields: Iterable[Shown]) -> str:
+    lines = [f"<{title}>"]
+    for field in fields:
+        value, is_default = _effective(field)
+        if isinstance(value, Displayed):
+            lines += [f"{field.name}:", _INDENT + _nested(str(value))]
+        elif isinstance(value, dict):
+            lines.append(f"{field.name}:")
+            for key, item in value.items():
+                lines += [f"{_INDENT}{key}:", _INDENT * 2 + _nested(_nested(str(item)))]
+        else:
+            text = _scalar(value)
+            first = f"{field.name}:\n{_INDENT}" if "\n" in text else f"{field.name}: "
+            lines.append(first + _nested(text) + (" (default)" if is_default else ""))
+    return "\n".join(lines)
+
+
+def _effective(field: Shown) -> tuple[object, bool]:
+    if field.value is not None or field.default is None:
+        return field.value, False
+    # The parts of a default say themselves that they are defaults; ready-made text needs no mark.
+    return field.default, not isinstance(field.default, Displayed | Plain)
+
+
+def _html_block(title: str, fields: Iterable[Shown]) -> str:
+    parts = [f'<div class="icechunk-repr">\n  <div class="icechunk-header">{title}</div>']
+    for field in fields:
+        value, is_default = _effective(field)
+        if isinstance(value, Displayed):
+            parts.append(_html_details(field.name, _html_of(value)))
+        elif isinstance(value, dict):
+            items = "".join(_html_details(str(k), _html_of(v)) for k, v in value.items())
+            inner = f'<div class="icechunk-repr">{items}</div>'
+            parts.append(_html_details(field.name, inner))
+        else:
+            text = html.escape(_scalar(value), quote=False) + (" (default)" if is_default else "")
+            parts.append(
+                '  <div class="icechunk-field">'
+                f'<span class="icechunk-field-name">{field.name}:</span> '
+                f'<span class="icechunk-field-value">{text}</span></div>'
+            )
+    return "\n".join([*parts, "</div>\n"])
+
+
+def _html_of(value: Displayed) -> str:
+    return value._repr_html_().removeprefix(_STYLE)
+
+
+def _html_details(name: str, inner: str) -> str:
+    summary = f'<summary class="icechunk-field-name">{html.escape(name)}</summary>'
+    return f"  <details>\n    {summary}\n{inner}  </details>"
