@@ -1,0 +1,432 @@
+"""The contract of a storage backend: bytes at keys, conditional writes, listing.
+
+A storage knows nothing of the format. Keys are relative to the root of one repository (`repo`,
+`snapshots/<ID>`; specification section 1), with ``/`` between their parts. Nothing here relies on
+a listing being up to date.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, NewType, Self
+
+from icechunk._io import loop
+from icechunk.errors import ErrorKind, InvalidInputError, StorageError
+from icechunk.storage._backends import make_storage
+
+if TYPE_CHECKING:
+    import builtins
+    import os
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+
+    from icechunk.config import StorageSettings
+
+Version = NewType("Version", str)
+"""Opaque token of one version of one object, compared for equality by its own backend only."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectInfo:
+    """What a listing says about one object.
+
+    Parameters
+    ----------
+    key : str
+        Relative to the root of the repository.
+    size_bytes : int
+        Length of the content.
+    last_modified_us : int
+        Microseconds since the Unix epoch, by the storage's clock; some have whole seconds only.
+    """
+
+    key: str
+    size_bytes: int
+    last_modified_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByteRange:
+    """A half-open range of an object's bytes.
+
+    Parameters
+    ----------
+    start, stop : int
+        In bytes, ``0 <= start <= stop``; the object must reach to ``stop``.
+    """
+
+    start: int
+    stop: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.stop:
+            raise InvalidInputError(
+                f"not a byte range: {self.start} to {self.stop}", ErrorKind.INVALID_BYTE_RANGE
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageObjectInfo:
+    """An object of a storage, as `Storage.list_objects_metadata` reports it.
+
+    Parameters
+    ----------
+    key : str
+        Relative to the prefix that was listed.
+    size_bytes : int
+        Length of the content.
+    created_at : datetime
+        When it was last written, in UTC.
+    """
+
+    key: str
+    size_bytes: int
+    created_at: datetime
+
+
+class LostRaceError(StorageError):
+    """A conditional write found another version than the one it relied on.
+
+    Parameters
+    ----------
+    key : str
+        The object that was not written.
+    message : str or None
+        Text; made from the key when omitted.
+    """
+
+    def __init__(self, key: str, message: str | None = None) -> None:
+        self.key = key
+        super().__init__(
+            message or f"somebody else wrote {key!r} first; read it again and repeat the change"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self.key, self.message), self.__dict__)
+
+
+class UnknownOutcomeError(StorageError):
+    """A conditional write whose reply was lost, and reading back did not settle what happened.
+
+    Parameters
+    ----------
+    key : str
+        The object that may or may not have been written.
+    message : str or None
+        Text; made from the key when omitted.
+    """
+
+    def __init__(self, key: str, message: str | None = None) -> None:
+        self.key = key
+        super().__init__(
+            message
+            or f"the reply to writing {key!r} was lost, and it is not known whether the write took "
+            "place; check the state of the repository before repeating the operation"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self.key, self.message), self.__dict__)
+
+
+def object_not_found(key: str, place: str) -> StorageError:
+    """Return the error for a missing object."""
+    return StorageError(f"no object {key!r} in {place}", ErrorKind.OBJECT_NOT_FOUND)
+
+
+def range_beyond_end(key: str, place: str, byte_range: ByteRange, size_bytes: int) -> StorageError:
+    """Return the error for a range that an object is too short for."""
+    return StorageError(
+        f"object {key!r} in {place} has {size_bytes} bytes; bytes {byte_range.start} to "
+        f"{byte_range.stop} were asked for. It was cut short or replaced from outside",
+        ErrorKind.INVALID_OBJECT_SIZE,
+    )
+
+
+def check_key(key: str) -> None:
+    """Refuse a key that would not stay below the root or does not name one object.
+
+    Raises
+    ------
+    InvalidInputError
+        Kind ``bad-prefix``; an empty part, ``.`` or ``..``, a NUL, or a leading slash.
+    """
+    if "\0" in key or any(part in {"", ".", ".."} for part in key.split("/")):
+        raise InvalidInputError(f"not a storage key: {key!r}", ErrorKind.BAD_PREFIX)
+
+
+class Storage(ABC):
+    """Where one repository's objects are kept.
+
+    Made by `in_memory_storage`, `local_filesystem_storage`, `s3_storage`, `fsspec_storage` and
+    their like, not by calling a class. Pickles as a recipe: where the objects are and how to get
+    at them, never a connection.
+
+    Notes
+    -----
+    Concurrency: one storage may be used from any number of threads and event loops at once.
+    Conditional writes are atomic among all users of the place that the backend can reach: threads
+    for memory, processes of the machine for local files, everybody for object stores.
+    """
+
+    immediate: bool = False
+    """True when the asynchronous methods do not suspend for objects below 1 MiB, and never do when
+    driven by `icechunk._io.loop.run_now`."""
+
+    _settings: StorageSettings | None = None
+
+    # ---------------------------------------------------------------- the contract
+
+    @abstractmethod
+    async def get(self, key: str, byte_range: ByteRange | None = None) -> bytes:
+        """Return the content of an object, or exactly one range of it.
+
+        Raises
+        ------
+        StorageError
+            Kind ``object-not-found`` when there is none, ``invalid-object-size`` when it ends
+            before ``byte_range.stop``, ``io`` or ``object-store`` for everything else.
+        """
+
+    @abstractmethod
+    async def get_versioned(self, key: str) -> tuple[bytes, Version]:
+        """Return the content of an object and the version that it is.
+
+        Raises
+        ------
+        StorageError
+            As `get`.
+        """
+
+    @abstractmethod
+    async def put(
+        self,
+        key: str,
+        data: bytes | memoryview,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        content_type: str | None = None,
+    ) -> None:
+        """Write an object whole: readers see the old content or the new, never a part.
+
+        Parameters
+        ----------
+        key : str
+            Usually with a random id in it, so that nobody else writes it.
+        data : bytes or memoryview
+            The content.
+        metadata : mapping of str to str, optional
+            Kept beside the object where the backend can (specification section 1.1).
+        content_type : str, optional
+            Media type, likewise.
+
+        Raises
+        ------
+        StorageError
+            The object was not written, or not certainly; the message says what to do.
+        """
+
+    @abstractmethod
+    async def put_if_absent(
+        self,
+        key: str,
+        data: bytes | memoryview,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        content_type: str | None = None,
+    ) -> Version:
+        """Create an object, unless there is one.
+
+        Returns
+        -------
+        Version
+            Of the new object.
+
+        Raises
+        ------
+        LostRaceError
+            There is an object of that key.
+        UnknownOutcomeError
+            The reply was lost and reading back did not settle the matter.
+        StorageError
+            The write certainly failed.
+        """
+
+    @abstractmethod
+    async def put_if_unchanged(
+        self,
+        key: str,
+        data: bytes | memoryview,
+        version: Version,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        content_type: str | None = None,
+    ) -> Version:
+        """Replace an object, if it is still the version that was read.
+
+        Returns
+        -------
+        Version
+            Of the new content.
+
+        Raises
+        ------
+        LostRaceError
+            The object is another version by now, or gone.
+        UnknownOutcomeError
+            The reply was lost and reading back did not settle the matter.
+        StorageError
+            The write certainly failed.
+        """
+
+    @abstractmethod
+    def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        """List the objects whose key starts with ``prefix``, in no promised order.
+
+        Objects written or deleted meanwhile may or may not be among them.
+        """
+
+    @abstractmethod
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        """Delete objects; those that are not there count as deleted.
+
+        Raises
+        ------
+        StorageError
+            Some may have been deleted, at least one was not.
+        """
+
+    @abstractmethod
+    async def head(self, key: str) -> ObjectInfo:
+        """Return size and time of an object.
+
+        Raises
+        ------
+        StorageError
+            As `get`.
+        """
+
+    async def is_clean(self) -> bool:
+        """Tell whether there is no object at all at the root."""
+        async for _ in self.list(""):
+            return False
+        return True
+
+    @abstractmethod
+    def default_settings(self) -> StorageSettings:
+        """Return this backend's settings, before a user or a repository changes any.
+
+        Source: specification section 6.
+        """
+
+    # ---------------------------------------------------------------- shared by all
+
+    def with_settings(self, settings: StorageSettings) -> Self:
+        """Return the same place, used with other settings.
+
+        Parameters
+        ----------
+        settings : StorageSettings
+            Fields that are None take the backend's default.
+        """
+        twin = copy.copy(self)
+        twin._settings = settings  # noqa: SLF001 (a copy of the same class)
+        return twin
+
+    @property
+    @abstractmethod
+    def description(self) -> str:
+        """Return the place in one line, without secrets, for messages."""
+
+    @abstractmethod
+    def _fields(self) -> Iterator[tuple[str, object]]:
+        """Yield the lines of the text form: name and value, ``type`` first, no secrets."""
+
+    def __repr__(self) -> str:
+        lines = "".join(f"{name}: {value}\n" for name, value in self._fields())
+        return f"<icechunk.Storage>\n{lines}"
+
+    __str__ = __repr__
+
+    # ---------------------------------------------------------------- official surface
+
+    def list_objects(
+        self, settings: StorageSettings | None = None, prefix: str | None = None
+    ) -> builtins.list[tuple[str, int]]:
+        """List objects, blocking.
+
+        Parameters
+        ----------
+        settings : StorageSettings, optional
+            Used for this call in place of the storage's own.
+        prefix : str, optional
+            A folder, such as ``"snapshots"``; everything when omitted.
+
+        Returns
+        -------
+        list of (str, int)
+            Key relative to ``prefix``, and size in bytes, sorted by key.
+
+        Raises
+        ------
+        StorageError
+            The listing failed.
+        """
+        return [(info.key, info.size_bytes) for info in self._listed(settings, prefix)]
+
+    def list_objects_metadata(
+        self, settings: StorageSettings | None = None, prefix: str | None = None
+    ) -> builtins.list[StorageObjectInfo]:
+        """List objects with their times, blocking; parameters as `list_objects`.
+
+        Returns
+        -------
+        list of StorageObjectInfo
+            Sorted by key.
+
+        Raises
+        ------
+        StorageError
+            The listing failed.
+        """
+        return [
+            StorageObjectInfo(
+                key=info.key,
+                size_bytes=info.size_bytes,
+                created_at=_EPOCH + timedelta(microseconds=info.last_modified_us),
+            )
+            for info in self._listed(settings, prefix)
+        ]
+
+    def _listed(
+        self, settings: StorageSettings | None, prefix: str | None
+    ) -> builtins.list[ObjectInfo]:
+        storage = self if settings is None else self.with_settings(settings)
+        folder = (prefix or "").strip("/")
+        folder = f"{folder}/" if folder else ""
+
+        async def collect() -> builtins.list[ObjectInfo]:
+            return [
+                ObjectInfo(
+                    key=info.key[len(folder) :],
+                    size_bytes=info.size_bytes,
+                    last_modified_us=info.last_modified_us,
+                )
+                async for info in storage.list(folder)
+            ]
+
+        infos = loop.run_now(collect()) if self.immediate else loop.run(collect())
+        return sorted(infos, key=lambda info: info.key)
+
+    @staticmethod
+    def new_in_memory() -> Storage:
+        """Return an empty storage in this process's memory; see `in_memory_storage`."""
+        return make_storage("memory")
+
+    @staticmethod
+    def new_local_filesystem(path: str | os.PathLike[str]) -> Storage:
+        """Return a storage below a directory; see `local_filesystem_storage`."""
+        return make_storage("local", path)
