@@ -1,0 +1,250 @@
+"""Decoded objects of one repository: read once, cached, written under their keys.
+
+Source: Icechunk specification, section "Storage model and object keys".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from icechunk._io.flight import Flight
+from icechunk._io.loop import in_thread
+from icechunk.assets.cache import WeightedCache
+from icechunk.errors import ErrorKind, RepositoryNotFoundError, StorageError
+from icechunk.format.header import WRITER, FileType
+from icechunk.format.manifest import Manifest, encode_manifest, parse_manifest
+from icechunk.format.repo_info import RepoInfo, encode_repo_info, parse_repo_info
+from icechunk.format.snapshot import Snapshot, encode_snapshot, parse_snapshot
+from icechunk.format.transaction_log import (
+    TransactionLog,
+    encode_transaction_log,
+    parse_transaction_log,
+)
+from icechunk.ids import ObjectId, id_text
+from icechunk.storage.base import ByteRange
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from icechunk.config import ResolvedConfig
+    from icechunk.storage.base import Storage, Version
+
+T = TypeVar("T")
+
+REPO_KEY: Final = "repo"
+
+# Files below this size are decoded where they are read; larger ones in a thread, so that the
+# event loop goes on. Unit: bytes, compressed.
+_DECODE_INLINE_BYTES: Final = 64 * 1024
+# The same for encoding, in chunk references.
+_ENCODE_INLINE_REFERENCES: Final = 2000
+
+_FILE_TYPE_NAMES: Final = {
+    FileType.SNAPSHOT: "snapshot",
+    FileType.MANIFEST: "manifest",
+    FileType.TRANSACTION_LOG: "transaction-log",
+    FileType.REPO: "repo-info",
+}
+
+
+def snapshot_key(snapshot_id: ObjectId) -> str:
+    """Return the storage key of a snapshot."""
+    return f"snapshots/{id_text(snapshot_id)}"
+
+
+def manifest_key(manifest_id: ObjectId) -> str:
+    """Return the storage key of a manifest."""
+    return f"manifests/{id_text(manifest_id)}"
+
+
+def transaction_log_key(snapshot_id: ObjectId) -> str:
+    """Return the storage key of the transaction log of a snapshot."""
+    return f"transactions/{id_text(snapshot_id)}"
+
+
+def chunk_key(chunk_id: ObjectId) -> str:
+    """Return the storage key of a native chunk."""
+    return f"chunks/{id_text(chunk_id)}"
+
+
+class AssetManager:
+    """Reads and writes the files of a repository as values.
+
+    Parameters
+    ----------
+    storage : Storage
+        Where the objects are.
+    config : ResolvedConfig
+        Effective configuration.
+
+    Notes
+    -----
+    Concurrency: may be shared by any number of sessions, threads and event loops. Files under an
+    id never change, so what is cached stays right; the mutable `repo` object is never cached.
+    """
+
+    def __init__(self, storage: Storage, config: ResolvedConfig) -> None:
+        self.storage = storage
+        self.config = config
+        caching = config.caching
+        self._snapshots: WeightedCache[ObjectId, Snapshot] = WeightedCache(
+            caching.num_snapshot_nodes, lambda snapshot: len(snapshot.nodes)
+        )
+        self._manifests: WeightedCache[ObjectId, Manifest] = WeightedCache(
+            caching.num_chunk_refs, lambda manifest: sum(len(t) for _, t in manifest.arrays)
+        )
+        self._logs: WeightedCache[ObjectId, TransactionLog] = WeightedCache(
+            caching.num_transaction_changes,
+            lambda log: sum(len(coords) for coords in log.updated_chunks.values()),
+        )
+        self._flight: Flight[str, object] = Flight()
+
+    # -- the repo object ----------------------------------------------------------------------
+
+    async def read_repo(self) -> tuple[RepoInfo, Version, bytes]:
+        """Return the repo object, the version it is, and its bytes.
+
+        Raises
+        ------
+        RepositoryNotFoundError
+            There is no repository here.
+        FormatError
+            The object is damaged or foreign.
+        """
+        try:
+            data, version = await self.storage.get_versioned(REPO_KEY)
+        except StorageError as e:
+            if e.kind == ErrorKind.OBJECT_NOT_FOUND:
+                raise RepositoryNotFoundError(
+                    f"no repository at {self.storage.description}. Check the path, or create one "
+                    "with Repository.create(storage)."
+                ) from e
+            raise
+        info = await self._decoded(data, lambda: parse_repo_info(data, key=REPO_KEY))
+        return info, version, data
+
+    async def create_repo(self, info: RepoInfo) -> Version:
+        """Write the first repo object; raises `LostRaceError` when there is one."""
+        data = encode_repo_info(info, level=self.config.compression_level)
+        return await self.storage.put_if_absent(
+            REPO_KEY, data, metadata=self._metadata(FileType.REPO)
+        )
+
+    async def replace_repo(self, info: RepoInfo, version: Version) -> Version:
+        """Write the next repo object; raises `LostRaceError` when it changed meanwhile."""
+        data = encode_repo_info(info, level=self.config.compression_level)
+        return await self.storage.put_if_unchanged(
+            REPO_KEY, data, version, metadata=self._metadata(FileType.REPO)
+        )
+
+    async def back_up_repo(self, name: str, data: bytes) -> None:
+        """Keep the bytes of a repo object that is about to be replaced."""
+        metadata = self._metadata(FileType.REPO)
+        await self.storage.put(f"overwritten/{name}", data, metadata=metadata)
+
+    # -- immutable files ----------------------------------------------------------------------
+
+    async def snapshot(self, snapshot_id: ObjectId) -> Snapshot:
+        """Return a snapshot.
+
+        Raises
+        ------
+        StorageError
+            Kind ``object-not-found``; there is no such file.
+        FormatError
+            The file is damaged or foreign.
+        """
+        return await self._fetch(
+            self._snapshots, snapshot_id, snapshot_key(snapshot_id), parse_snapshot
+        )
+
+    async def manifest(self, manifest_id: ObjectId) -> Manifest:
+        """Return a manifest; raises as `snapshot`."""
+        return await self._fetch(
+            self._manifests, manifest_id, manifest_key(manifest_id), parse_manifest
+        )
+
+    async def transaction_log(self, snapshot_id: ObjectId) -> TransactionLog:
+        """Return the transaction log of a snapshot; raises as `snapshot`."""
+        return await self._fetch(
+            self._logs, snapshot_id, transaction_log_key(snapshot_id), parse_transaction_log
+        )
+
+    async def write_snapshot(self, snapshot: Snapshot) -> None:
+        """Write a snapshot under its id and keep it in the cache."""
+        data = encode_snapshot(snapshot, level=self.config.compression_level)
+        await self._put(FileType.SNAPSHOT, snapshot_key(snapshot.id), data)
+        self._snapshots.put(snapshot.id, snapshot)
+
+    async def write_manifest(self, manifest: Manifest) -> int:
+        """Write a manifest under its id; return the size of the file in bytes."""
+
+        def encode() -> bytes:
+            return encode_manifest(
+                manifest,
+                level=self.config.compression_level,
+                location_compression=self.config.location_compression,
+            )
+
+        references = sum(len(table) for _, table in manifest.arrays)
+        small = references <= _ENCODE_INLINE_REFERENCES
+        data = encode() if small else await in_thread(encode)
+        await self._put(FileType.MANIFEST, manifest_key(manifest.id), data)
+        self._manifests.put(manifest.id, manifest)
+        return len(data)
+
+    async def write_transaction_log(self, log: TransactionLog) -> None:
+        """Write the log of a snapshot."""
+        data = encode_transaction_log(log, level=self.config.compression_level)
+        await self._put(FileType.TRANSACTION_LOG, transaction_log_key(log.id), data)
+        self._logs.put(log.id, log)
+
+    # -- chunks -------------------------------------------------------------------------------
+
+    async def read_chunk(self, chunk_id: ObjectId, byte_range: ByteRange) -> bytes:
+        """Return a range of a native chunk's object."""
+        return await self.storage.get(chunk_key(chunk_id), byte_range)
+
+    async def write_chunk(self, chunk_id: ObjectId, data: bytes | memoryview) -> None:
+        """Write a native chunk under its id."""
+        await self.storage.put(chunk_key(chunk_id), data)
+
+    # -- helpers ------------------------------------------------------------------------------
+
+    async def _put(self, file_type: FileType, key: str, data: bytes) -> None:
+        await self.storage.put(key, data, metadata=self._metadata(file_type))
+
+    def _metadata(self, file_type: FileType) -> dict[str, str] | None:
+        """Return what bucket stores keep beside an object (specification 1.1)."""
+        if not self.config.storage.unsafe_use_metadata:
+            return None
+        return {
+            "icspecver": "2",
+            "icclient": WRITER,
+            "icfiletype": _FILE_TYPE_NAMES[file_type],
+            "iccompalg": "zstd",
+        }
+
+    async def _fetch(
+        self,
+        cache: WeightedCache[ObjectId, T],
+        object_id: ObjectId,
+        key: str,
+        parse: Callable[..., T],
+    ) -> T:
+        found = cache.get(object_id)
+        if found is not None:
+            return found
+
+        async def load() -> T:
+            data = await self.storage.get(key)
+            value = await self._decoded(data, lambda: parse(data, key=key))
+            cache.put(object_id, value)
+            return value
+
+        return await self._flight.share(key, load)  # type: ignore[return-value]
+
+    @staticmethod
+    async def _decoded(data: bytes, parse: Callable[[], T]) -> T:
+        return parse() if len(data) <= _DECODE_INLINE_BYTES else await in_thread(parse)
+

@@ -1,0 +1,186 @@
+"""Changing the one mutable object: branches, tags, snapshot graph, configuration, status.
+
+Source: Icechunk specification, section "The repo object in v2". Every change is a pure function
+from the state that was read to the state to write; it is applied again to the newer state when
+somebody else was faster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from icechunk.errors import ConflictError, ErrorKind, ReadOnlyError
+from icechunk.format.repo_info import RepoAvailability, RepoInfo, Update, UpdateKind
+from icechunk.ids import id_text, new_object_id
+from icechunk.storage.base import LostRaceError, UnknownOutcomeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from icechunk.assets.manager import AssetManager
+    from icechunk.storage.base import Version
+
+Change: TypeAlias = "Callable[[RepoInfo], tuple[RepoInfo, UpdateKind]]"
+"""Checks its preconditions and returns the changed state and what to write into the log."""
+
+_IMMEDIATE_TRIES: Final = 5
+# Backup names count down, so that the newest lists first (specification 8.1).
+_END_OF_TIME_MS: Final = 32_503_680_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class RepoState:
+    """The repo object as it was read.
+
+    Parameters
+    ----------
+    info : RepoInfo
+        Decoded.
+    version : Version
+        What a conditional write relies on.
+    data : bytes
+        The file, for the backup.
+    """
+
+    info: RepoInfo
+    version: Version
+    data: bytes
+
+
+async def read_state(assets: AssetManager) -> RepoState:
+    """Return the present state; raises as `AssetManager.read_repo`."""
+    return RepoState(*await assets.read_repo())
+
+
+def now_us() -> int:
+    """Return the wall clock in microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+async def update_repo(
+    assets: AssetManager,
+    change: Change,
+    *,
+    known: RepoState | None = None,
+    status_change: bool = False,
+) -> RepoInfo:
+    """Apply a change to the repo object by compare-and-swap.
+
+    Parameters
+    ----------
+    assets : AssetManager
+        Of the repository.
+    change : callable
+        Pure; called once for each attempt, on the state of that attempt.
+    known : RepoState, optional
+        A state read a moment ago, to save the first read.
+    status_change : bool
+        True for the one change a read-only repository allows.
+
+    Returns
+    -------
+    RepoInfo
+        The state that was written.
+
+    Raises
+    ------
+    ReadOnlyError
+        Kind ``read-only-repository``; the repository's status forbids writes.
+    ConflictError
+        Kind ``update-attempts-exhausted``; others were faster every time.
+    IcechunkError
+        Whatever ``change`` raises.
+    """
+    retries = assets.config.repo_update_retries
+    for attempt in range(max(1, retries.max_tries)):
+        state = known if known is not None and attempt == 0 else await read_state(assets)
+        written = await _attempt(assets, state, change, status_change=status_change)
+        if written is not None:
+            return written
+        if attempt >= _IMMEDIATE_TRIES:
+            await asyncio.sleep(
+                backoff_seconds(
+                    attempt - _IMMEDIATE_TRIES,
+                    retries.initial_backoff_ms / 1000,
+                    retries.max_backoff_ms / 1000,
+                )
+            )
+    raise ConflictError(
+        None,
+        None,
+        f"the repo object of {assets.storage.description} was changed by others in each of "
+        f"{retries.max_tries} attempts. Try again later, or raise repo_update_retries.max_tries.",
+        ErrorKind.UPDATE_ATTEMPTS_EXHAUSTED,
+    )
+
+
+def backoff_seconds(attempt: int, initial: float, longest: float) -> float:
+    """Return how long to wait before a retry: exponential, bounded, with full jitter."""
+    return random.uniform(0, min(longest, initial * 2 ** min(attempt, 30)))  # noqa: S311
+
+
+async def _attempt(
+    assets: AssetManager, state: RepoState, change: Change, *, status_change: bool
+) -> RepoInfo | None:
+    """Write the changed state; None when the race was lost."""
+    if state.info.status.availability is not RepoAvailability.ONLINE and not status_change:
+        reason = state.info.status.reason
+        raise ReadOnlyError(
+            f"the repository at {assets.storage.description} is read-only"
+            + (f": {reason}" if reason else "")
+            + ". Its status must be set to online before it can be written.",
+            ErrorKind.READ_ONLY_REPOSITORY,
+        )
+    changed, kind = change(state.info)
+    backup = backup_name()
+    page = assets.config.num_updates_per_repo_info_file
+    updated = with_update(changed, kind, backup, page)
+    await assets.back_up_repo(backup, state.data)
+    try:
+        await assets.replace_repo(updated, state.version)
+    except LostRaceError:
+        return None
+    except UnknownOutcomeError:
+        present = await read_state(assets)
+        mine = updated.updates.latest
+        landed = any((u.kind, u.updated_at_us) == (mine.kind, mine.updated_at_us)
+                     for u in present.info.updates)
+        return updated if landed else None
+    return updated
+
+
+def backup_name() -> str:
+    """Return a fresh name under ``overwritten/`` (specification 8.1)."""
+    return f"repo.{_END_OF_TIME_MS - now_us() // 1000:014d}.{id_text(new_object_id())}"
+
+
+def with_update(info: RepoInfo, kind: UpdateKind, backup: str, page: int) -> RepoInfo:
+    """Return the state with one more entry in the operations log (specification 8.2).
+
+    Parameters
+    ----------
+    info : RepoInfo
+        Changed, with the old log.
+    kind : UpdateKind
+        What was done.
+    backup : str
+        Name under which the replaced state is kept.
+    page : int
+        Entries the file may hold; the oldest ones go on in the backups.
+    """
+    # A writer whose clock lags goes just after the last one, so history stays ordered.
+    when = max(now_us(), info.updates.latest.updated_at_us + 1)
+    update = Update(kind=kind, updated_at_us=when, backup_path=None)
+    updates = info.updates.prepended(update, backup)
+    before = info.repo_before_updates
+    while len(updates) > page:
+        oldest = updates.oldest
+        if oldest.backup_path is None:
+            break
+        before = oldest.backup_path
+        updates = updates.without_last(1)
+    return replace(info, updates=updates, repo_before_updates=before)

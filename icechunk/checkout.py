@@ -1,0 +1,502 @@
+"""A base snapshot with changes on top: what a session reads and writes.
+
+Source: Icechunk specification, sections "Manifests: reading a chunk" and "Node changes in a
+session". A checkout knows nodes and chunk references; the zarr store above it knows keys.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from icechunk.core.changes import ChangeSet
+from icechunk.core.commit import updated_node
+from icechunk.core.nodes import parse_document
+from icechunk.errors import (
+    AlreadyExistsError,
+    ErrorKind,
+    InvalidInputError,
+    NodeNotFoundError,
+    ReadOnlyError,
+    SessionStateError,
+    StorageError,
+)
+from icechunk.format.chunk_table import (
+    ChunkRef,
+    ChunkTable,
+    Coordinate,
+    InlineRef,
+    NativeRef,
+    merged,
+)
+from icechunk.format.snapshot import NodeKind, NodeSnapshot
+from icechunk.ids import NodeId, id_text, new_node_id, new_object_id
+from icechunk.paths import NodePath, is_within
+from icechunk.storage.base import ByteRange
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Mapping
+
+    from icechunk._typing import I64Array
+    from icechunk.assets.manager import AssetManager
+    from icechunk.assets.virtual import VirtualReader
+    from icechunk.format.snapshot import NodeTable, Snapshot
+    from icechunk.ids import ObjectId
+
+
+class SessionMode(IntEnum):
+    """What a session may do."""
+
+    READONLY = 0
+    WRITABLE = 1
+    REARRANGE = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Base:
+    """What a checkout started from.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        The committed snapshot.
+    nodes : NodeTable
+        Its nodes; in a fork with those its parent session had created, and without the deleted.
+    chunks : mapping of NodeId to ChunkTable
+        In a fork, the chunk changes its parent session had; else empty.
+    """
+
+    snapshot: Snapshot
+    nodes: NodeTable
+    chunks: Mapping[NodeId, ChunkTable] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> Base:
+        """Return the base of a session on a snapshot."""
+        return cls(snapshot, snapshot.nodes)
+
+    @classmethod
+    def with_inherited(cls, snapshot: Snapshot, inherited: ChangeSet) -> Base:
+        """Return the base of a fork: a snapshot under the parent session's own changes."""
+        nodes = snapshot.nodes
+        upserts = [
+            updated_node(node, inherited)
+            for node in (nodes.by_id(node_id) for node_id in inherited.updated)
+            if node is not None
+        ]
+        upserts.extend(inherited.new_nodes.values())
+        removed = [gone.path for gone in inherited.deleted.values()]
+        chunks = {node: edits.table() for node, edits in inherited.chunks.items()}
+        return cls(snapshot, nodes.edited(upserts, removed), chunks)
+
+
+class Checkout:
+    """Nodes and chunks of a base snapshot with uncommitted changes laid over.
+
+    Parameters
+    ----------
+    assets : AssetManager
+        Files of the repository.
+    virtual : VirtualReader
+        Reads chunks that live outside the repository.
+    base : Base
+        What the changes lie on.
+    mode : SessionMode
+        What may be done.
+
+    Notes
+    -----
+    Concurrency: chunks may be set and read from any number of threads and loops at once; each
+    change is atomic.
+    """
+
+    def __init__(
+        self,
+        assets: AssetManager,
+        virtual: VirtualReader,
+        base: Base,
+        mode: SessionMode,
+        changes: ChangeSet | None = None,
+    ) -> None:
+        self.assets = assets
+        self.virtual = virtual
+        self.base = base
+        self.mode = mode
+        self.changes = ChangeSet() if changes is None else changes
+        self.lock = threading.RLock()
+
+    # -- state --------------------------------------------------------------------------------
+
+    @property
+    def snapshot_id(self) -> ObjectId:
+        """Id of the snapshot the changes lie on."""
+        return self.base.snapshot.id
+
+    def require_writable(self) -> None:
+        """Refuse a change where none is allowed.
+
+        Raises
+        ------
+        ReadOnlyError
+            Kind ``read-only-session``.
+        SessionStateError
+            Kind ``rearrange-session-only``.
+        """
+        if self.mode is SessionMode.READONLY:
+            raise ReadOnlyError(
+                "this session is read-only. Open one with repo.writable_session(branch); after a "
+                "commit, open a new one.",
+                ErrorKind.READ_ONLY_SESSION,
+            )
+        if self.mode is SessionMode.REARRANGE:
+            raise SessionStateError(
+                "this session only moves nodes. Open one with repo.writable_session(branch).",
+                ErrorKind.REARRANGE_SESSION_ONLY,
+            )
+
+    def rebased(self, snapshot: Snapshot, changes: ChangeSet) -> None:
+        """Move to a newer base, with the changes a solver left."""
+        with self.lock:
+            self.base = Base.of(snapshot)
+            self.changes = changes
+
+    def committed(self, snapshot: Snapshot) -> None:
+        """Become read-only on the snapshot that the changes made."""
+        with self.lock:
+            self.base = Base.of(snapshot)
+            self.changes = ChangeSet()
+            self.mode = SessionMode.READONLY
+
+    # -- nodes --------------------------------------------------------------------------------
+
+    def node(self, path: NodePath) -> NodeSnapshot | None:
+        """Return the node at a path as the session sees it."""
+        found = self.changes.new_nodes.get(path)
+        if found is not None:
+            return found
+        node = self.base.nodes.get(path)
+        if node is None or node.id in self.changes.deleted:
+            return None
+        return updated_node(node, self.changes)
+
+    def require_array(self, path: NodePath) -> NodeSnapshot:
+        """Return the array at a path.
+
+        Raises
+        ------
+        NodeNotFoundError
+            Kind ``node-not-found``.
+        InvalidInputError
+            Kind ``not-an-array``; it is a group.
+        """
+        node = self.node(path)
+        if node is None:
+            raise NodeNotFoundError(
+                f"no array at {path} in snapshot {self._where()}.", ErrorKind.NODE_NOT_FOUND
+            )
+        if node.kind is not NodeKind.ARRAY:
+            raise InvalidInputError(f"{path} is a group, not an array.", ErrorKind.NOT_AN_ARRAY)
+        return node
+
+    def nodes(self) -> Iterator[NodeSnapshot]:
+        """Yield every node: the base's in order, then the new ones by path."""
+        with self.lock:
+            new = [node for _, node in sorted(self.changes.new_nodes.items())]
+        for node in self.base.nodes:
+            if node.id not in self.changes.deleted:
+                yield updated_node(node, self.changes)
+        yield from new
+
+    def paths(self) -> Iterator[NodePath]:
+        """Yield the path of every node, in the order of `nodes`, without decoding them."""
+        with self.lock:
+            new = sorted(self.changes.new_nodes)
+            gone = {node.path for node in self.changes.deleted.values()}
+        yield from (NodePath(path) for path in self.base.nodes.paths if path not in gone)
+        yield from new
+
+    def set_document(self, path: NodePath, data: bytes) -> None:
+        """Create or update the node at a path from its ``zarr.json``.
+
+        Raises
+        ------
+        InvalidInputError
+            Kind ``bad-metadata``.
+        AlreadyExistsError
+            Kind ``node-already-exists``; the node there is of the other kind.
+        """
+        self.require_writable()
+        document = parse_document(data, path)
+        with self.lock:
+            node = self.node(path)
+            if node is not None and len(node.shape) != len(document.shape):
+                # Chunks of another rank mean nothing any more: this is a new array.
+                self.delete_node(path)
+                node = None
+            if node is None:
+                created = document.as_node(new_node_id(), path)
+                self.changes.new_nodes[path] = created
+                return
+            if node.kind is not document.kind:
+                raise AlreadyExistsError(
+                    f"{path} is a{'n array' if node.kind is NodeKind.ARRAY else ' group'}; delete "
+                    "it before creating another kind of node there.",
+                    ErrorKind.NODE_ALREADY_EXISTS,
+                )
+            if node.user_data != document.user_data:
+                base = path not in self.changes.new_nodes
+                self.changes.set_document(node, document, base=base)
+
+    def delete_node(self, path: NodePath) -> None:
+        """Delete a node and everything below it; nothing there is no error."""
+        self.require_writable()
+        with self.lock:
+            gone = [p for p in self.paths() if is_within(p, path)]
+            for below in gone:
+                node = self.node(below)
+                if node is not None:
+                    self.changes.delete(node, base=below not in self.changes.new_nodes)
+
+    # -- chunks -------------------------------------------------------------------------------
+
+    async def chunk_ref(self, node: NodeSnapshot, coord: Coordinate) -> ChunkRef | None:
+        """Return the reference of a chunk, None when it is absent."""
+        edits = self.changes.chunks.get(node.id)
+        if edits is not None:
+            with self.lock:
+                changed, ref = edits.find(coord)
+            if changed:
+                return ref
+        inherited = self.base.chunks.get(node.id)
+        if inherited is not None and (row := inherited.find(coord)) >= 0:
+            return inherited.ref(row)
+        which = node.manifests.find(coord)
+        if which < 0:
+            return None
+        table = await self._manifest_table(node, which)
+        row = table.find(coord)
+        return None if row < 0 else table.ref(row)
+
+    async def chunk_tables(
+        self, node: NodeSnapshot, batch_rows: int | None = None
+    ) -> AsyncIterator[ChunkTable]:
+        """Yield all references of an array, manifest by manifest, then the session's own.
+
+        Each coordinate comes once, as the session sees it.
+        """
+        with self.lock:
+            own = self.changes.chunk_table(node.id, len(node.shape))
+        inherited = self.base.chunks.get(node.id)
+        on_top = own if inherited is None else merged([inherited, own])
+        for which in range(len(node.manifests.ids)):
+            table = await self._manifest_table(node, which)
+            if len(on_top):
+                table = table.take(on_top.find_many(table.coords) < 0)
+            for part in _batches(table, batch_rows):
+                yield part
+        for part in _batches(on_top.without_deleted(), batch_rows):
+            yield part
+
+    async def read_chunk(
+        self, path: NodePath, coord: Coordinate, byte_range: RangeRequest | None = None
+    ) -> bytes | None:
+        """Return the bytes of a chunk or a range of them, None when it is absent.
+
+        Raises
+        ------
+        InvalidInputError
+            Kind ``not-an-array``, or ``invalid-byte-range``.
+        StorageError
+            The chunk could not be read; a note names array and chunk.
+        """
+        node = self.node(path)
+        if node is None:
+            return None
+        if node.kind is not NodeKind.ARRAY:
+            raise InvalidInputError(f"{path} is a group, not an array.", ErrorKind.NOT_AN_ARRAY)
+        try:
+            ref = await self.chunk_ref(node, coord)
+            return None if ref is None else await self._read_ref(ref, byte_range)
+        except StorageError as e:
+            e.add_note(f"while reading chunk {coord} of {path}")
+            raise
+
+    async def _read_ref(self, ref: ChunkRef, request: RangeRequest | None) -> bytes:
+        if isinstance(ref, InlineRef):
+            if request is None:
+                return ref.data
+            start, stop = request.within(len(ref.data))
+            return ref.data[start:stop]
+        start, stop = (0, ref.length) if request is None else request.within(ref.length)
+        byte_range = ByteRange(start=ref.offset + start, stop=ref.offset + stop)
+        if isinstance(ref, NativeRef):
+            return await self.assets.read_chunk(ref.chunk_id, byte_range)
+        return await self.virtual.read(ref, byte_range)
+
+    async def write_chunk(
+        self, path: NodePath, coord: Coordinate, data: bytes | memoryview
+    ) -> None:
+        """Store a chunk: small ones in the change set, others as an object of their own.
+
+        Raises
+        ------
+        NodeNotFoundError
+            Kind ``node-not-found``; no array at the path.
+        InvalidInputError
+            Kind ``not-an-array``, ``invalid-chunk-index`` or ``zero-length-chunk``.
+        StorageError
+            The object could not be written; nothing was recorded.
+        """
+        node = self._writable_chunk(path, coord)
+        length = len(data)
+        if not length:
+            raise InvalidInputError(
+                f"chunk {coord} of {path} has no bytes; delete the chunk instead.",
+                ErrorKind.ZERO_LENGTH_CHUNK,
+            )
+        ref: ChunkRef
+        if length <= self.assets.config.inline_chunk_threshold_bytes:
+            ref = InlineRef(bytes(data))
+        else:
+            chunk_id = new_object_id()
+            try:
+                await self.assets.write_chunk(chunk_id, data)
+            except StorageError as e:
+                e.add_note(f"while writing chunk {coord} of {path}")
+                raise
+            ref = NativeRef(chunk_id, 0, length)
+        self._record(node, coord, ref)
+
+    def set_refs(self, path: NodePath, table: ChunkTable) -> None:
+        """Record many references at once; coordinates must lie in the chunk grid.
+
+        Raises
+        ------
+        NodeNotFoundError, InvalidInputError
+            As `write_chunk`.
+        """
+        self.require_writable()
+        node = self.require_array(path)
+        if len(table):
+            check_coordinate(node, tuple(int(c) - 1 for c in table.extent()[:, 1]))
+        with self.lock:
+            self.changes.edits(node.id, len(node.shape)).extend(table)
+
+    async def delete_chunks(self, path: NodePath, within: tuple[int, ...]) -> None:
+        """Delete the chunks whose coordinate starts with ``within``; none is no error."""
+        self.require_writable()
+        node = self.node(path)
+        if node is None or node.kind is not NodeKind.ARRAY:
+            return
+        if len(within) == len(node.shape):
+            if await self.chunk_ref(node, within) is not None:
+                self._record(node, within, None)
+            return
+        async for table in self.chunk_tables(node):
+            rows = _starting_with(table, within)
+            if len(rows):
+                with self.lock:
+                    edits = self.changes.edits(node.id, table.ndim)
+                    edits.extend(ChunkTable.deleted(table.coords[rows]))
+
+    def _writable_chunk(self, path: NodePath, coord: Coordinate) -> NodeSnapshot:
+        self.require_writable()
+        node = self.require_array(path)
+        check_coordinate(node, coord)
+        return node
+
+    def _record(self, node: NodeSnapshot, coord: Coordinate, ref: ChunkRef | None) -> None:
+        with self.lock:
+            if self.mode is not SessionMode.WRITABLE:
+                self.require_writable()
+            self.changes.edits(node.id, len(node.shape)).set(coord, ref)
+
+    async def _manifest_table(self, node: NodeSnapshot, which: int) -> ChunkTable:
+        manifest = await self.assets.manifest(node.manifests.id_at(which))
+        for node_id, table in manifest.arrays:
+            if node_id == node.id:
+                return table
+        return ChunkTable.empty(len(node.shape))
+
+    def _where(self) -> str:
+        return id_text(self.snapshot_id)
+
+
+@dataclass(frozen=True, slots=True)
+class RangeRequest:
+    """A part of a chunk as a user asks for it; unit: bytes.
+
+    Parameters
+    ----------
+    start : int or None
+        First byte; None for a suffix.
+    stop : int or None
+        Byte after the last; None to the end.
+    suffix : int or None
+        Number of last bytes, instead of the other two.
+    """
+
+    start: int | None = None
+    stop: int | None = None
+    suffix: int | None = None
+
+    def within(self, length: int) -> tuple[int, int]:
+        """Return the range in a value of so many bytes (specification 22.1).
+
+        Raises
+        ------
+        InvalidInputError
+            Kind ``invalid-byte-range``; the value is shorter.
+        """
+        if self.suffix is not None:
+            start, stop = length - self.suffix, length
+            good = start >= 0
+        else:
+            start = self.start or 0
+            stop = length if self.stop is None else self.stop
+            good = start < length and start <= stop <= length
+        if not good:
+            raise InvalidInputError(
+                f"{self} does not fit a value of {length} bytes.", ErrorKind.INVALID_BYTE_RANGE
+            )
+        return start, stop
+
+
+def check_coordinate(node: NodeSnapshot, coord: Coordinate) -> None:
+    """Refuse a coordinate outside the chunk grid.
+
+    Raises
+    ------
+    InvalidInputError
+        Kind ``invalid-chunk-index``; the message names the array, the chunk and the grid.
+    """
+    shape = node.shape
+    # A dimension without chunks still accepts index 0 (specification, "Node changes").
+    if len(coord) == len(shape) and all(
+        c < max(1, dim.num_chunks) for c, dim in zip(coord, shape, strict=True)
+    ):
+        return
+    grid = tuple(dim.num_chunks for dim in shape)
+    raise InvalidInputError(
+        f"chunk {tuple(coord)} is outside the chunk grid {grid} of {node.path}. Resize the array "
+        "first, or check the index.",
+        ErrorKind.INVALID_CHUNK_INDEX,
+    )
+
+
+def _batches(table: ChunkTable, rows: int | None) -> Iterator[ChunkTable]:
+    if rows is None or len(table) <= rows:
+        if len(table):
+            yield table
+        return
+    for start in range(0, len(table), rows):
+        yield table.take(slice(start, start + rows))
+
+
+def _starting_with(table: ChunkTable, within: tuple[int, ...]) -> I64Array:
+    if len(within) > table.ndim:
+        return (table.kind < 0).nonzero()[0]
+    return (table.coords[:, : len(within)] == within).all(axis=1).nonzero()[0]
+

@@ -1,0 +1,224 @@
+"""The change set: what a session did and has not committed.
+
+Source: Icechunk specification, sections "Node changes in a session" and "Fork and merge". Nodes
+are few and kept as values; chunk references are many and kept in columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from icechunk.format.chunk_table import (
+    ChunkRef,
+    ChunkTable,
+    Coordinate,
+    InlineRef,
+    NativeRef,
+    VirtualRef,
+    merged,
+    overlay,
+)
+from icechunk.ids import NodeId
+from icechunk.paths import NodePath, is_within
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from icechunk._typing import U32Array
+    from icechunk.core.nodes import NodeDocument
+    from icechunk.format.snapshot import NodeKind, NodeSnapshot
+
+_RECENT_ROWS: Final = 4096
+
+
+class ChunkEdits:
+    """Chunks of one array set or deleted in a session, newest wins.
+
+    A log-structured table: the latest few thousand rows are in a dictionary, everything older in
+    sorted columns, which are merged as they grow. So setting a chunk costs about a microsecond
+    and a million of them are still a handful of arrays.
+
+    Parameters
+    ----------
+    ndim : int
+        Number of dimensions of the array.
+    """
+
+    __slots__ = ("_recent", "_sealed", "ndim")
+
+    def __init__(self, ndim: int) -> None:
+        self.ndim = ndim
+        self._recent: dict[Coordinate, ChunkRef | None] = {}
+        self._sealed: list[ChunkTable] = []
+
+    def set(self, coord: Coordinate, ref: ChunkRef | None) -> None:
+        """Record one chunk; None deletes it."""
+        self._recent[coord] = ref
+        if len(self._recent) >= _RECENT_ROWS:
+            self._seal()
+
+    def extend(self, table: ChunkTable) -> None:
+        """Record many chunks at once, newer than all before."""
+        self._seal()
+        self._push(table)
+
+    def find(self, coord: Coordinate) -> tuple[bool, ChunkRef | None]:
+        """Return whether a coordinate was changed, and to what."""
+        if coord in self._recent:
+            return True, self._recent[coord]
+        for table in reversed(self._sealed):
+            row = table.find(coord)
+            if row >= 0:
+                return True, table.ref(row)
+        return False, None
+
+    def table(self) -> ChunkTable:
+        """Return all changes as one table, deletions included."""
+        self._seal()
+        if len(self._sealed) > 1:
+            self._sealed = [merged(self._sealed)]
+        return self._sealed[0] if self._sealed else ChunkTable.empty(self.ndim)
+
+    def copy(self) -> ChunkEdits:
+        """Return edits that can go their own way; the columns are shared."""
+        twin = ChunkEdits(self.ndim)
+        twin._recent = dict(self._recent)
+        twin._sealed = list(self._sealed)
+        return twin
+
+    def _seal(self) -> None:
+        if self._recent:
+            recent, self._recent = self._recent, {}
+            self._push(table_of(recent, self.ndim))
+
+    def _push(self, table: ChunkTable) -> None:
+        if not len(table):
+            return
+        self._sealed.append(table)
+        # Each table is more than twice the next, so there are only logarithmically many.
+        while len(self._sealed) > 1 and len(self._sealed[-2]) <= 2 * len(self._sealed[-1]):
+            newer = self._sealed.pop()
+            self._sealed[-1] = overlay(self._sealed[-1], newer)
+
+
+def table_of(rows: dict[Coordinate, ChunkRef | None], ndim: int) -> ChunkTable:
+    """Return rows as a table, each kind built in one go."""
+    native: dict[Coordinate, NativeRef] = {}
+    inline: dict[Coordinate, InlineRef] = {}
+    rest: list[ChunkTable] = []
+    deleted: list[Coordinate] = []
+    for coord, ref in rows.items():
+        if type(ref) is NativeRef:
+            native[coord] = ref
+        elif type(ref) is InlineRef:
+            inline[coord] = ref
+        elif type(ref) is VirtualRef:
+            rest.append(ChunkTable.one(coord, ref))
+        else:
+            deleted.append(coord)
+    tables = []
+    if native:
+        refs = list(native.values())
+        ids = np.frombuffer(b"".join([ref.chunk_id for ref in refs]), np.uint8)
+        tables.append(
+            ChunkTable.native(
+                _coords(native, ndim),
+                ids.reshape(len(refs), -1),
+                np.array([ref.length for ref in refs], np.uint64),
+                np.array([ref.offset for ref in refs], np.uint64),
+            )
+        )
+    if inline:
+        data = [ref.data for ref in inline.values()]
+        tables.append(ChunkTable.inline(_coords(inline, ndim), data))
+    if deleted:
+        tables.append(ChunkTable.deleted(_coords(deleted, ndim)))
+    return merged([ChunkTable.empty(ndim), *tables, *rest])
+
+
+def _coords(coords: Iterable[Coordinate], ndim: int) -> U32Array:
+    return np.array(list(coords), np.uint32).reshape(-1, ndim)
+
+
+@dataclass(frozen=True, slots=True)
+class DeletedNode:
+    """A node of the base that the session deleted."""
+
+    path: NodePath
+    kind: NodeKind
+
+
+@dataclass(slots=True, eq=False)
+class ChangeSet:
+    """Everything a session changed.
+
+    Parameters
+    ----------
+    new_nodes : dict of NodePath to NodeSnapshot
+        Nodes created here and still there; they have ids, documents and no manifests.
+    updated : dict of NodeId to NodeDocument
+        New documents of nodes of the base.
+    deleted : dict of NodeId to DeletedNode
+        Nodes of the base that are gone.
+    chunks : dict of NodeId to ChunkEdits
+        Chunks set or deleted, of nodes of either kind.
+    """
+
+    new_nodes: dict[NodePath, NodeSnapshot] = field(default_factory=dict)
+    updated: dict[NodeId, NodeDocument] = field(default_factory=dict)
+    deleted: dict[NodeId, DeletedNode] = field(default_factory=dict)
+    chunks: dict[NodeId, ChunkEdits] = field(default_factory=dict)
+
+    def is_empty(self) -> bool:
+        """Say whether nothing was changed."""
+        return not (self.new_nodes or self.updated or self.deleted or self.chunks)
+
+    def copy(self) -> ChangeSet:
+        """Return a change set that can go its own way."""
+        return ChangeSet(
+            dict(self.new_nodes),
+            dict(self.updated),
+            dict(self.deleted),
+            {node: edits.copy() for node, edits in self.chunks.items()},
+        )
+
+    def set_document(self, node: NodeSnapshot, document: NodeDocument, *, base: bool) -> None:
+        """Record a new document of an existing node; ``base`` says it is one of the base's."""
+        if base:
+            self.updated[node.id] = document
+        else:
+            path = NodePath(node.path)
+            self.new_nodes[path] = document.as_node(node.id, path)
+
+    def delete(self, node: NodeSnapshot, *, base: bool) -> None:
+        """Record that a node is gone, with its chunks."""
+        self.chunks.pop(node.id, None)
+        if base:
+            self.updated.pop(node.id, None)
+            self.deleted[node.id] = DeletedNode(NodePath(node.path), node.kind)
+        else:
+            del self.new_nodes[NodePath(node.path)]
+
+    def edits(self, node_id: NodeId, ndim: int) -> ChunkEdits:
+        """Return the chunk edits of a node, made on first use."""
+        found = self.chunks.get(node_id)
+        if found is None:
+            found = self.chunks[node_id] = ChunkEdits(ndim)
+        return found
+
+    def chunk_table(self, node_id: NodeId, ndim: int) -> ChunkTable:
+        """Return the chunk changes of a node, deletions included."""
+        found = self.chunks.get(node_id)
+        return ChunkTable.empty(ndim) if found is None else found.table()
+
+    def new_within(self, ancestor: NodePath) -> list[NodeSnapshot]:
+        """Return the new nodes at or below a path."""
+        return [node for path, node in self.new_nodes.items() if is_within(path, ancestor)]
+
+    def chunk_count(self) -> int:
+        """Return how many chunks were set or deleted."""
+        return sum(len(edits.table()) for edits in self.chunks.values())
+

@@ -1,0 +1,126 @@
+"""From a change set to the node list and transaction log of the next snapshot.
+
+Source: Icechunk specification, sections "Commit" and "Transaction log content".
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from icechunk.format.snapshot import NodeKind
+from icechunk.format.transaction_log import TransactionLog
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from icechunk.core.changes import ChangeSet
+    from icechunk.format.snapshot import ManifestRefs, NodeSnapshot, NodeTable
+    from icechunk.ids import NodeId, ObjectId
+
+
+def effective_changes(base: NodeTable, changes: ChangeSet) -> ChangeSet:
+    """Return the changes without those that change nothing.
+
+    A document set back to the base's bytes is no change, nor are edits of nodes that are gone.
+    """
+    effective = changes.copy()
+    for node_id, document in changes.updated.items():
+        node = base.by_id(node_id)
+        if node is None or node.user_data == document.user_data:
+            del effective.updated[node_id]
+    return effective
+
+
+def array_nodes_to_write(base: NodeTable, changes: ChangeSet) -> list[NodeSnapshot]:
+    """Return the arrays whose manifests a commit must look at, with their new documents.
+
+    New arrays that have chunks, and arrays of the base with a new document or changed chunks.
+    """
+    new = [
+        node
+        for node in changes.new_nodes.values()
+        if node.kind is NodeKind.ARRAY and node.id in changes.chunks
+    ]
+    new_ids = {node.id for node in changes.new_nodes.values()}
+    touched = (changes.updated.keys() | changes.chunks.keys()) - new_ids
+    old = []
+    for node_id in sorted(touched):
+        node = base.by_id(node_id)
+        if node is not None and node.kind is NodeKind.ARRAY:
+            old.append(updated_node(node, changes))
+    return new + old
+
+
+def updated_node(node: NodeSnapshot, changes: ChangeSet) -> NodeSnapshot:
+    """Return a node of the base with the document the session gave it, if any."""
+    document = changes.updated.get(node.id)
+    if document is None:
+        return node
+    return replace(
+        node,
+        user_data=document.user_data,
+        shape=document.shape,
+        dimension_names=document.dimension_names,
+    )
+
+
+def next_nodes(
+    base: NodeTable, changes: ChangeSet, manifests: Mapping[NodeId, ManifestRefs]
+) -> NodeTable:
+    """Return the node list of the next snapshot.
+
+    Parameters
+    ----------
+    base : NodeTable
+        Nodes of the parent snapshot.
+    changes : ChangeSet
+        What the session changed.
+    manifests : mapping of NodeId to ManifestRefs
+        New manifests of the arrays named by `array_nodes_to_write`.
+    """
+    removed = []
+    for node_id, gone in changes.deleted.items():
+        node = base.get(gone.path)
+        if node is not None and node.id == node_id:
+            removed.append(gone.path)
+    upserts: list[NodeSnapshot] = []
+    for node_id in changes.updated.keys() | manifests.keys():
+        node = base.by_id(node_id)
+        if node is not None:
+            node = updated_node(node, changes)
+            upserts.append(replace(node, manifests=manifests.get(node_id, node.manifests)))
+    upserts.extend(
+        replace(node, manifests=manifests.get(node.id, node.manifests))
+        for node in changes.new_nodes.values()
+    )
+    return base.edited(upserts, removed)
+
+
+def transaction_log_of(
+    snapshot_id: ObjectId, base: NodeTable, changes: ChangeSet
+) -> TransactionLog:
+    """Return the log of a commit of these changes."""
+    new = changes.new_nodes.values()
+    ids_and_kinds = {node_id: gone.kind for node_id, gone in changes.deleted.items()}
+    updated = {node_id: document.kind for node_id, document in changes.updated.items()}
+
+    def of_kind(nodes: Mapping[NodeId, NodeKind], kind: NodeKind) -> frozenset[NodeId]:
+        return frozenset(node_id for node_id, k in nodes.items() if k is kind)
+
+    alive = {node.id for node in new}
+    return TransactionLog(
+        id=snapshot_id,
+        new_groups=frozenset(node.id for node in new if node.kind is NodeKind.GROUP),
+        new_arrays=frozenset(node.id for node in new if node.kind is NodeKind.ARRAY),
+        deleted_groups=of_kind(ids_and_kinds, NodeKind.GROUP),
+        deleted_arrays=of_kind(ids_and_kinds, NodeKind.ARRAY),
+        updated_arrays=of_kind(updated, NodeKind.ARRAY),
+        updated_groups=of_kind(updated, NodeKind.GROUP),
+        updated_chunks={
+            node_id: edits.table().coords
+            for node_id, edits in changes.chunks.items()
+            if node_id in alive or base.by_id(node_id) is not None
+        },
+        moved_nodes=(),
+    )

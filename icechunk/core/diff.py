@@ -1,0 +1,129 @@
+"""What changed between two snapshots, or in a session, by path.
+
+Source: Icechunk specification, section "Diff".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from icechunk.format.chunk_table import sorted_unique
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from icechunk._typing import U32Array
+    from icechunk.format.snapshot import NodeTable
+    from icechunk.format.transaction_log import TransactionLog
+    from icechunk.ids import NodeId
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """Paths of what was created, deleted, changed and moved.
+
+    Parameters
+    ----------
+    new_groups, new_arrays : set of str
+        Created.
+    deleted_groups, deleted_arrays : set of str
+        Deleted.
+    updated_groups, updated_arrays : set of str
+        Whose ``zarr.json`` changed.
+    updated_chunks : dict of str to list of list of int
+        Coordinates set or deleted, sorted, by array.
+    moved_nodes : list of tuple of (str, str)
+        Paths before and after, newest commit first.
+    """
+
+    new_groups: set[str] = field(default_factory=set)
+    new_arrays: set[str] = field(default_factory=set)
+    deleted_groups: set[str] = field(default_factory=set)
+    deleted_arrays: set[str] = field(default_factory=set)
+    updated_groups: set[str] = field(default_factory=set)
+    updated_arrays: set[str] = field(default_factory=set)
+    updated_chunks: dict[str, list[list[int]]] = field(default_factory=dict)
+    moved_nodes: list[tuple[str, str]] = field(default_factory=list)
+
+    def is_empty(self) -> bool:
+        """Say whether nothing changed."""
+        return not any(getattr(self, name) for name in self.__slots__)
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines()) or "(no changes)"
+
+    def _lines(self) -> Iterator[str]:
+        titles = {
+            "new_groups": "Groups created",
+            "new_arrays": "Arrays created",
+            "updated_groups": "Group definitions updated",
+            "updated_arrays": "Array definitions updated",
+            "deleted_groups": "Groups deleted",
+            "deleted_arrays": "Arrays deleted",
+        }
+        for name, title in titles.items():
+            paths = sorted(getattr(self, name))
+            if paths:
+                yield f"{title}:"
+                yield from (f"    {path}" for path in paths)
+        if self.moved_nodes:
+            yield "Nodes moved:"
+            yield from (f"    {before} -> {after}" for before, after in self.moved_nodes)
+        if self.updated_chunks:
+            yield "Chunks updated:"
+        for path, chunks in sorted(self.updated_chunks.items()):
+            yield f"    {path}:"
+            yield from (f"        {chunk}" for chunk in chunks[:_SHOWN])
+            if len(chunks) > _SHOWN:
+                yield f"        ... {len(chunks) - _SHOWN} more"
+
+
+def diff_of(logs: Sequence[TransactionLog], newer: NodeTable, older: NodeTable) -> Diff:
+    """Unite transaction logs and name their nodes.
+
+    Parameters
+    ----------
+    logs : sequence of TransactionLog
+        Newest first.
+    newer, older : NodeTable
+        Nodes of the last and of the first snapshot; a node in neither came and went in between.
+    """
+
+    def path_of(node_id: NodeId) -> str | None:
+        node = newer.by_id(node_id) or older.by_id(node_id)
+        return None if node is None else node.path
+
+    def paths(ids: Iterable[frozenset[NodeId]]) -> set[str]:
+        found = (path_of(node_id) for node_id in frozenset().union(*ids))
+        return {path for path in found if path is not None}
+
+    return Diff(
+        new_groups=paths(log.new_groups for log in logs),
+        new_arrays=paths(log.new_arrays for log in logs),
+        deleted_groups=paths(log.deleted_groups for log in logs),
+        deleted_arrays=paths(log.deleted_arrays for log in logs),
+        updated_groups=paths(log.updated_groups for log in logs),
+        updated_arrays=paths(log.updated_arrays for log in logs),
+        updated_chunks=_chunks_by_path(logs, path_of),
+        moved_nodes=[(move.from_path, move.to_path) for log in logs for move in log.moved_nodes],
+    )
+
+
+def _chunks_by_path(
+    logs: Sequence[TransactionLog], path_of: Callable[[NodeId], str | None]
+) -> dict[str, list[list[int]]]:
+    columns: dict[str, list[U32Array]] = {}
+    for log in logs:
+        for node_id, coords in log.updated_chunks.items():
+            path = path_of(node_id)
+            if path is not None:
+                columns.setdefault(path, []).append(coords)
+    return {
+        path: sorted_unique(np.concatenate(parts)).tolist()
+        for path, parts in sorted(columns.items())
+    }

@@ -1,0 +1,161 @@
+"""Which manifests a commit keeps, reads again and writes.
+
+Source: Icechunk specification, sections "Splitting" and "What a commit does to manifests". A chunk
+grid is cut into regions, one manifest each; the manifests of one array never overlap, because a
+reader looks only into the first whose extents contain a coordinate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from icechunk.format.chunk_table import ChunkTable, merged, overlay
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from icechunk._typing import BoolArray, I64Array, U32Array
+    from icechunk.format.snapshot import ManifestRefs
+
+UNSPLIT: Final = 2**32 - 1
+"""Chunks per manifest along an axis that is not split."""
+
+DEFAULT_REFERENCES_PER_MANIFEST: Final = 65_536
+"""Bound of a manifest where no splitting is configured; see `default_split`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ManifestPlan:
+    """What a commit does with the manifests an array had.
+
+    Parameters
+    ----------
+    keep : ndarray of int64
+        Rows of the old `ManifestRefs` that stay as they are.
+    load : ndarray of int64
+        Rows whose references must be read and written again.
+    """
+
+    keep: I64Array
+    load: I64Array
+
+
+def default_split(grid: tuple[int, ...]) -> tuple[int, ...]:
+    """Return chunks per manifest along each axis for an array without configured splitting.
+
+    Parameters
+    ----------
+    grid : tuple of int
+        Chunks along each axis; unit: chunks.
+
+    Returns
+    -------
+    tuple of int
+        Whole trailing axes as long as their product stays within
+        `DEFAULT_REFERENCES_PER_MANIFEST`, then a slab of the next axis, then one of each before.
+
+    Notes
+    -----
+    A change of one chunk so rewrites a bounded number of references however large the array. The
+    cuts do not depend on the length of the leading axis, so appending along it moves none.
+    """
+    sizes: list[int] = []
+    room = DEFAULT_REFERENCES_PER_MANIFEST
+    for chunks in reversed(grid):
+        sizes.append(max(1, room) if chunks > room else UNSPLIT)
+        room = room // chunks if 0 < chunks <= room else (room if chunks == 0 else 0)
+    if sizes and sizes[-1] == UNSPLIT and room:
+        # The leading axis fits today and may be appended to: cut it where it would stop to fit.
+        sizes[-1] = max(1, room * max(1, grid[0]))
+    return tuple(reversed(sizes))
+
+
+def plan_manifests(
+    old: ManifestRefs, changed: U32Array, grid: tuple[int, ...], split: tuple[int, ...]
+) -> ManifestPlan:
+    """Decide which old manifests stay.
+
+    Parameters
+    ----------
+    old : ManifestRefs
+        The array's manifests in the base snapshot.
+    changed : ndarray of uint32, shape (n, ndim)
+        Coordinates set or deleted.
+    grid : tuple of int
+        The new chunk grid; unit: chunks.
+    split : tuple of int
+        Chunks per manifest along each axis.
+
+    Returns
+    -------
+    ManifestPlan
+        A manifest stays when it lies within one region of the grid and nothing in that region
+        changes; otherwise its references are read and written again.
+    """
+    count = len(old.ids)
+    if old.extents.shape[1] != len(grid):
+        # The array's rank changed: no old coordinate lies in the new grid.
+        return ManifestPlan(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    low, high = _regions_of(old.extents, split)
+    whole = (low == high).all(axis=1) & _inside(old.extents, grid)
+    boxes = [(low[row], high[row]) for row in np.flatnonzero(~whole)]
+    touched = np.zeros(count, np.bool_)
+    if len(changed):
+        size = np.array(split, np.int64)
+        regions = {tuple(region) for region in np.unique(changed // size, axis=0).tolist()}
+        touched |= np.fromiter((tuple(r) in regions for r in low.tolist()), np.bool_, count)
+    for box_low, box_high in boxes:
+        touched |= ((low >= box_low) & (low <= box_high)).all(axis=1)
+    load = ~whole | touched
+    return ManifestPlan(np.flatnonzero(~load), np.flatnonzero(load))
+
+
+def _regions_of(extents: U32Array, split: tuple[int, ...]) -> tuple[I64Array, I64Array]:
+    size = np.array(split, np.int64)
+    bounds = extents.astype(np.int64)
+    return bounds[:, :, 0] // size, (bounds[:, :, 1] - 1) // size
+
+
+def _inside(extents: U32Array, grid: tuple[int, ...]) -> BoolArray:
+    return (extents[:, :, 1] <= np.array(grid, np.int64)).all(axis=1)
+
+
+def split_table(
+    loaded: Sequence[ChunkTable], changes: ChunkTable, grid: tuple[int, ...], split: tuple[int, ...]
+) -> list[ChunkTable]:
+    """Lay changes over old references and cut the result into one table per manifest to write.
+
+    Parameters
+    ----------
+    loaded : sequence of ChunkTable
+        The references of the manifests that `plan_manifests` wants read.
+    changes : ChunkTable
+        What the session set and deleted.
+    grid, split : tuple of int
+        As for `plan_manifests`.
+
+    Returns
+    -------
+    list of ChunkTable
+        Non-empty, one for each region that has references; references outside the grid are gone.
+    """
+    ndim = len(grid)
+    older = merged([ChunkTable.empty(ndim), *(t for t in loaded if t.ndim == ndim)])
+    table = overlay(older, changes).without_deleted()
+    # An axis without chunks still has the coordinate 0 (specification, "Node changes").
+    box = np.array([(0, max(1, chunks)) for chunks in grid], np.uint64).reshape(ndim, 2)
+    inside = table.within(box)  # type: ignore[arg-type]
+    if not bool(inside.all()):
+        table = table.take(inside)
+    if not len(table):
+        return []
+    regions = table.coords // np.array(split, np.uint32)
+    if ndim == 0 or bool((regions == regions[0]).all()):
+        return [table]
+    _, group = np.unique(regions, axis=0, return_inverse=True)
+    order = np.argsort(group.reshape(-1), kind="stable")
+    cuts = np.flatnonzero(np.diff(group.reshape(-1)[order])) + 1
+    return [table.take(rows) for rows in np.split(order, cuts)]

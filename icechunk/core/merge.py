@@ -1,0 +1,104 @@
+"""Merging the change sets of forks.
+
+Source: Icechunk specification, section "Fork and merge". All checks come before the first change,
+so a failed merge leaves the receiving change set as it was.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from icechunk.errors import ErrorKind, SessionStateError
+from icechunk.format.chunk_table import in_both
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from icechunk.core.changes import ChangeSet
+    from icechunk.ids import NodeId
+
+_CHUNKS_SHOWN = 8
+
+
+class ChunkPolicy(StrEnum):
+    """What a merge does with a chunk that both sides wrote."""
+
+    LAST = "last"
+    """The one merged last stays, silently: the official behaviour."""
+
+    ERROR = "error"
+    """The merge fails and names the array and the chunks."""
+
+
+def merge_changes(
+    into: ChangeSet,
+    other: ChangeSet,
+    *,
+    path_of: Callable[[NodeId], str],
+    policy: ChunkPolicy = ChunkPolicy.LAST,
+) -> None:
+    """Add the changes of one fork to a change set, in place.
+
+    Parameters
+    ----------
+    into : ChangeSet
+        Receives the changes.
+    other : ChangeSet
+        The fork's changes; not modified.
+    path_of : callable
+        Path of a node id, for messages.
+    policy : ChunkPolicy
+        What to do with chunks that both sides wrote.
+
+    Raises
+    ------
+    SessionStateError
+        Kind ``merge-failed``; the message names the array or group and the chunks. Nothing was
+        merged.
+    """
+    _check_nodes(into, other, path_of)
+    if policy is ChunkPolicy.ERROR:
+        _check_chunks(into, other, path_of)
+    created_here = {node.id: node for node in into.new_nodes.values()}
+    into.new_nodes.update(other.new_nodes)
+    for node_id, document in other.updated.items():
+        if node_id in created_here:
+            into.set_document(created_here[node_id], document, base=False)
+        else:
+            into.updated[node_id] = document
+    for node_id, gone in other.deleted.items():
+        if node_id in created_here:
+            into.delete(created_here[node_id], base=False)
+        else:
+            into.deleted[node_id] = gone
+    for node_id, edits in other.chunks.items():
+        into.edits(node_id, edits.ndim).extend(edits.table())
+
+
+def _check_nodes(into: ChangeSet, other: ChangeSet, path_of: Callable[[NodeId], str]) -> None:
+    for path in sorted(other.new_nodes.keys() & into.new_nodes.keys()):
+        raise _failed(f"both sides created a node at {path}. Create it before forking")
+    for node_id in sorted(other.updated.keys() & into.updated.keys()):
+        if other.updated[node_id].user_data != into.updated[node_id].user_data:
+            raise _failed(f"both sides changed the metadata of {path_of(node_id)} differently")
+    for changed, deleted in ((into, other), (other, into)):
+        touched = changed.updated.keys() | changed.chunks.keys()
+        for node_id in sorted(touched & deleted.deleted.keys()):
+            raise _failed(f"one side changed {path_of(node_id)} and the other deleted it")
+
+
+def _check_chunks(into: ChangeSet, other: ChangeSet, path_of: Callable[[NodeId], str]) -> None:
+    for node_id in sorted(into.chunks.keys() & other.chunks.keys()):
+        common = in_both(into.chunks[node_id].table(), other.chunks[node_id].table())
+        if len(common):
+            shown = ", ".join(str(tuple(c)) for c in common[:_CHUNKS_SHOWN].tolist())
+            more = f" and {len(common) - _CHUNKS_SHOWN} more" if len(common) > _CHUNKS_SHOWN else ""
+            raise _failed(
+                f"two forks wrote the same chunks of {path_of(node_id)}: {shown}{more}. Each "
+                "chunk must be written whole by one task; align the tasks with the chunk grid"
+            )
+
+
+def _failed(what: str) -> SessionStateError:
+    return SessionStateError(f"merge failed: {what}.", ErrorKind.MERGE_FAILED)

@@ -1,0 +1,159 @@
+"""Node paths and zarr store keys.
+
+Source: Icechunk specification, sections "Paths" and "Keys". A node path is absolute and has no
+trailing slash; a store key is relative. Every rule about what a key means is in this module.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, NewType, TypeAlias
+
+from icechunk.errors import ErrorKind, InvalidInputError
+
+NodePath = NewType("NodePath", str)
+"""Absolute path of a group or array: ``/`` or ``/a/b``."""
+
+ROOT: Final = NodePath("/")
+METADATA_NAME: Final = "zarr.json"
+ZARR2_NAMES: Final = frozenset({".zgroup", ".zarray", ".zattrs", ".zmetadata"})
+
+_MAX_COORDINATE: Final = 2**32
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataKey:
+    """The key of a node's ``zarr.json``."""
+
+    path: NodePath
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkKey:
+    """The key of a chunk: the array's path and the chunk's coordinate."""
+
+    path: NodePath
+    coord: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Zarr2Key:
+    """The key of a Zarr version 2 metadata document, which this store never holds."""
+
+    name: str
+
+
+Key: TypeAlias = MetadataKey | ChunkKey | Zarr2Key
+
+
+def parse_path(text: str) -> NodePath:
+    """Return a node path from a user's text; one trailing slash is ignored.
+
+    Raises
+    ------
+    InvalidInputError
+        Kind ``invalid-path``; not absolute, or with an empty, ``.`` or ``..`` component.
+    """
+    path = text[:-1] if len(text) > 1 and text.endswith("/") else text
+    if path == "/":
+        return ROOT
+    if not path.startswith("/") or not _good_components(path[1:]):
+        raise InvalidInputError(
+            f"not a node path: {text!r}. Write it absolute, like '/group/array', without empty, "
+            "'.' or '..' components.",
+            ErrorKind.INVALID_PATH,
+        )
+    return NodePath(path)
+
+
+def user_path(text: str) -> NodePath:
+    """Return a node path from a user's text that may leave out the leading slash."""
+    return parse_path("/" + text.strip("/"))
+
+
+def _good_components(relative: str) -> bool:
+    return all(part not in {"", ".", ".."} for part in relative.split("/"))
+
+
+def parse_key(key: str) -> Key:
+    """Return what a store key stands for.
+
+    Raises
+    ------
+    InvalidInputError
+        Kind ``invalid-key``; neither a metadata nor a chunk key.
+    """
+    relative = key.removeprefix("/")
+    head, _, name = relative.rpartition("/")
+    if name == METADATA_NAME:
+        return MetadataKey(_path_of(head, key))
+    if name in ZARR2_NAMES:
+        return Zarr2Key(name)
+    if name == "c":
+        return ChunkKey(_path_of(head, key), ())
+    parent, mark, numbers = relative.rpartition("/c/")
+    if not mark and relative.startswith("c/"):
+        parent, mark, numbers = "", "/c/", relative[2:]
+    if mark:
+        coord = _coordinate(numbers)
+        if coord is not None:
+            return ChunkKey(_path_of(parent, key), coord)
+    raise _bad_key(key)
+
+
+def _coordinate(numbers: str) -> tuple[int, ...] | None:
+    parts = numbers.split("/")
+    if not all(_NUMBER.fullmatch(part) for part in parts):
+        return None
+    coord = tuple(map(int, parts))
+    return coord if max(coord) < _MAX_COORDINATE else None
+
+
+def _path_of(relative: str, key: str) -> NodePath:
+    if relative == "":
+        return ROOT
+    if not _good_components(relative):
+        raise _bad_key(key)
+    return NodePath("/" + relative)
+
+
+def _bad_key(key: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"not a key of a Zarr version 3 store: {key!r}. Expected '<path>/zarr.json', or "
+        "'<array>/c/<i>/<j>/...' with one non-negative number per dimension.",
+        ErrorKind.INVALID_KEY,
+    )
+
+
+def metadata_key(path: NodePath) -> str:
+    """Return the store key of a node's ``zarr.json``."""
+    return METADATA_NAME if path == ROOT else f"{path[1:]}/{METADATA_NAME}"
+
+
+def chunk_key_prefix(path: NodePath) -> str:
+    """Return what all chunk keys of an array start with, without a trailing slash."""
+    return "c" if path == ROOT else f"{path[1:]}/c"
+
+
+def chunk_key(path: NodePath, coord: tuple[int, ...]) -> str:
+    """Return the store key of a chunk."""
+    return "/".join([chunk_key_prefix(path), *map(str, coord)])
+
+
+def is_within(path: str, ancestor: str) -> bool:
+    """Say whether a node path is the ancestor itself or below it."""
+    return ancestor == "/" or path == ancestor or path.startswith(ancestor + "/")
+
+
+def parent_of(path: NodePath) -> NodePath | None:
+    """Return the path one level up, None for the root."""
+    if path == ROOT:
+        return None
+    return NodePath(path.rpartition("/")[0] or "/")
+
+
+def name_of(path: NodePath) -> str:
+    """Return the last component, empty for the root."""
+    return path.rpartition("/")[2]
