@@ -139,21 +139,25 @@ def _nested(text: str) -> str:
     return text.replace("\n", "\n" + _INDENT)
 
 
+def _lines(value: object) -> str:
+    return str(value).removesuffix("\n")
+
+
 def _block(title: str, fields: Iterable[Shown]) -> str:
     lines = [f"<{title}>"]
     for field in fields:
         value, is_default = _effective(field)
         if isinstance(value, Displayed):
-            lines += [f"{field.name}:", _INDENT + _nested(str(value))]
+            lines += [f"{field.name}:", _INDENT + _nested(_lines(value))]
         elif isinstance(value, dict):
             lines.append(f"{field.name}:")
             for key, item in value.items():
-                lines += [f"{_INDENT}{key}:", _INDENT * 2 + _nested(_nested(str(item)))]
+                lines += [f"{_INDENT}{key}:", _INDENT * 2 + _nested(_nested(_lines(item)))]
         else:
             text = _scalar(value)
             first = f"{field.name}:\n{_INDENT}" if "\n" in text else f"{field.name}: "
             lines.append(first + _nested(text) + (" (default)" if is_default else ""))
-    return "\n".join(lines)
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _effective(field: Shown) -> tuple[object, bool]:
