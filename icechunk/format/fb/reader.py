@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 import numpy as np
 
 from icechunk.errors import FormatError
+from icechunk.format.bulk import joined, utf8_problem
 from icechunk.format.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -110,18 +111,11 @@ class Buffer:
             # Shared strings once; this also bounds the copy by the size of the buffer.
             starts, first = np.unique(filled.start, return_index=True)
             filled = Ragged(filled.data, starts, filled.size[first])
-        joined = filled.compact()
-        data = joined.data if isinstance(joined.data, bytes) else bytes(joined.data)
-        if data.isascii():
-            return
-        # All joined are UTF-8 and none begins inside a character: then each is UTF-8.
-        heads = np.frombuffer(data, np.uint8)[joined.start]
-        try:
-            data.decode()
-        except UnicodeDecodeError as error:
-            raise self.error(field, f"text is not UTF-8: {error.reason}") from error
-        if bool(((heads & 0xC0) == 0x80).any()):
-            raise self.error(field, "text is not UTF-8: it begins inside a character")
+        problem = utf8_problem(
+            joined(filled.data, filled.start, filled.size), np.cumsum(filled.size) - filled.size
+        )
+        if problem is not None:
+            raise self.error(field, f"text is {problem}")
 
 
 def root(data: bytes, *, key: str, name: str, track: bool = False) -> TableVector:
