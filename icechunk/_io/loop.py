@@ -42,6 +42,8 @@ class _IoThread:
         """Cancel what still runs, close the loop and join the thread."""
 
         async def drain() -> None:
+            for callback in _before_stop:
+                await callback()
             tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
             for task in tasks:
                 task.cancel()
@@ -97,6 +99,14 @@ class _Holder:
             io.stop()
 
 
+_before_stop: list[Callable[[], Coroutine[Any, Any, None]]] = []
+
+
+def before_stop(callback: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Have ``callback()`` awaited on the I/O thread before it ends, to close what is open."""
+    _before_stop.append(callback)
+
+
 class _Driving(threading.local):
     now: bool = False
 
@@ -114,6 +124,14 @@ def in_io_thread() -> bool:
 def io_loop() -> asyncio.AbstractEventLoop:
     """Return the I/O thread's event loop, starting the thread if need be."""
     return _holder.get().loop
+
+
+async def on_io_thread(coro: Coroutine[Any, Any, T]) -> T:
+    """Await a coroutine that must run on the I/O thread's loop, from any loop."""
+    io = io_loop()
+    if asyncio.get_running_loop() is io:
+        return await coro
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coro, io))
 
 
 def run(coro: Coroutine[Any, Any, T]) -> T:

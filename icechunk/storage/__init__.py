@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from icechunk.config import (
+from icechunk.storage._backends import make_storage
+from icechunk.storage.base import Storage, StorageObjectInfo
+from icechunk.storage_settings import (
     StorageConcurrencySettings,
     StorageRetriesSettings,
     StorageSettings,
     StorageTimeoutSettings,
 )
-from icechunk.storage._backends import make_storage
-from icechunk.storage.base import Storage, StorageObjectInfo
 
 if TYPE_CHECKING:
     import os

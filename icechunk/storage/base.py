@@ -16,18 +16,33 @@ from typing import TYPE_CHECKING, Any, NewType, Self
 from icechunk._io import loop
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.storage._backends import make_storage
+from icechunk.storage_settings import (
+    StorageConcurrencySettings,
+    StorageRetriesSettings,
+    StorageSettings,
+)
 
 if TYPE_CHECKING:
     import builtins
     import os
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
-    from icechunk.config import StorageSettings
 
 Version = NewType("Version", str)
 """Opaque token of one version of one object, compared for equality by its own backend only."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_UNSET_MEANS = StorageSettings(
+    concurrency=StorageConcurrencySettings(
+        max_concurrent_requests_for_object=18, ideal_concurrent_request_size=12_582_912
+    ),
+    retries=StorageRetriesSettings(max_tries=10, initial_backoff_ms=100, max_backoff_ms=180_000),
+    unsafe_use_conditional_create=True,
+    unsafe_use_conditional_update=True,
+    unsafe_use_metadata=True,
+    minimum_size_for_multipart_upload=104_857_600,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +192,7 @@ class Storage(ABC):
     driven by `icechunk._io.loop.run_now`."""
 
     _settings: StorageSettings | None = None
+    _effective: StorageSettings | None = None
 
     # ---------------------------------------------------------------- the contract
 
@@ -330,11 +346,29 @@ class Storage(ABC):
         Parameters
         ----------
         settings : StorageSettings
-            Fields that are None take the backend's default.
+            Copied. Fields that are None take the backend's default.
         """
         twin = copy.copy(self)
-        twin._settings = settings  # noqa: SLF001 (a copy of the same class)
+        twin._settings = copy.deepcopy(settings)  # noqa: SLF001 (a copy of this object)
+        twin._effective = None  # noqa: SLF001
         return twin
+
+    @property
+    def settings(self) -> StorageSettings:
+        """Return what is in force: the defaults, and over them what was set."""
+        if self._effective is None:
+            default = _UNSET_MEANS.merge(self.default_settings())
+            self._effective = default if self._settings is None else default.merge(self._settings)
+        return self._effective
+
+    def check_creatable(self) -> None:  # noqa: B027 (most places are fit)
+        """Refuse a place where no repository may be created.
+
+        Raises
+        ------
+        InvalidInputError
+            Kind ``empty-prefix-creation``; the root of a bucket.
+        """
 
     @property
     @abstractmethod

@@ -22,7 +22,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from icechunk._io.loop import in_thread
-from icechunk.config import StorageConcurrencySettings, StorageRetriesSettings, StorageSettings
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.storage._file_lock import locked
 from icechunk.storage.base import (
@@ -34,6 +33,11 @@ from icechunk.storage.base import (
     check_key,
     object_not_found,
     range_beyond_end,
+)
+from icechunk.storage_settings import (
+    StorageConcurrencySettings,
+    StorageRetriesSettings,
+    StorageSettings,
 )
 
 if TYPE_CHECKING:

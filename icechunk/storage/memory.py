@@ -10,7 +10,6 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from icechunk._io import fork
-from icechunk.config import StorageConcurrencySettings, StorageRetriesSettings, StorageSettings
 from icechunk.errors import ErrorKind, StorageError
 from icechunk.storage.base import (
     ByteRange,
@@ -21,6 +20,11 @@ from icechunk.storage.base import (
     check_key,
     object_not_found,
     range_beyond_end,
+)
+from icechunk.storage_settings import (
+    StorageConcurrencySettings,
+    StorageRetriesSettings,
+    StorageSettings,
 )
 
 if TYPE_CHECKING:

@@ -1,0 +1,146 @@
+"""Waiting between attempts, and what to make of a conditional write whose reply was lost."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from icechunk.errors import StorageError
+from icechunk.storage.base import LostRaceError, UnknownOutcomeError, Version
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """Exponentially growing waits with jitter.
+
+    Parameters
+    ----------
+    max_tries : int
+        Attempts altogether, the first included; at least 1.
+    initial_seconds, max_seconds : float
+        Upper bound of the first wait, and of any.
+    draw : callable
+        Returns a random number from 0 to 1.
+    sleep : callable
+        Waits that many seconds.
+    """
+
+    max_tries: int
+    initial_seconds: float
+    max_seconds: float
+    draw: Callable[[], float] = random.random
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+
+    def delays(self) -> Iterator[float]:
+        """Yield the wait after each attempt but the last, in seconds."""
+        bound = self.initial_seconds
+        for _ in range(self.max_tries - 1):
+            # At least half of the bound, so that a wait is one.
+            yield min(bound, self.max_seconds) * (1 + self.draw()) / 2
+            bound *= 2
+
+
+class AmbiguousError(Exception):
+    """A write may or may not have taken place, or might if it is attempted again.
+
+    Parameters
+    ----------
+    cause : StorageError
+        What was seen of it.
+    refused : bool
+        It certainly did not, but for a passing reason: worth another attempt.
+    """
+
+    def __init__(self, cause: StorageError, *, refused: bool = False) -> None:
+        self.cause = cause
+        self.refused = refused
+        super().__init__(cause)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What is at a key, read after a lost reply.
+
+    Parameters
+    ----------
+    version : Version or None
+        None when there is no object.
+    write_id : str or None
+        Of the write that made this version, as far as it left one.
+    """
+
+    version: Version | None
+    write_id: str | None
+
+
+async def put_conditionally(
+    key: str,
+    *,
+    expected: Version | None,
+    write_id: str,
+    attempt: Callable[[], Awaitable[Version]],
+    read_back: Callable[[], Awaitable[Found]],
+    backoff: Backoff,
+) -> Version:
+    """Make a conditional write that ends stored, lost, or unknown.
+
+    Parameters
+    ----------
+    key : str
+        What is written.
+    expected : Version or None
+        The version it replaces; None when there must be none.
+    write_id : str
+        Random, the same for all attempts of this write.
+    attempt : callable
+        Writes; raises `LostRaceError` when certainly refused and `AmbiguousError` when the
+        outcome is open.
+    read_back : callable
+        Looks at the object, with retries of its own; raises `StorageError`.
+    backoff : Backoff
+        How often, and how soon, a write that left no trace is attempted again.
+
+    Returns
+    -------
+    Version
+        Of the object written.
+
+    Raises
+    ------
+    LostRaceError
+        Certainly not written, because somebody else was first.
+    StorageError
+        Certainly not written, for the reason it gives.
+    UnknownOutcomeError
+        Nothing could be read back, or somebody else has written since, perhaps on top of ours; or
+        the write left no trace but may still be on its way.
+    """
+    delays = backoff.delays()
+    all_refused = True
+    while True:
+        try:
+            return await attempt()
+        except LostRaceError:
+            raise
+        except AmbiguousError as error:
+            cause = error.cause
+            all_refused = all_refused and error.refused
+        try:
+            found = await read_back()
+        except StorageError as error:
+            raise UnknownOutcomeError(key) from error
+        if found.version is not None and found.write_id == write_id:
+            return found.version
+        delay = next(delays, None)
+        if all_refused and found.version != expected:
+            raise LostRaceError(key) from cause
+        if all_refused and delay is None:
+            raise cause
+        if found.version != expected or delay is None:
+            raise UnknownOutcomeError(key) from cause
+        await backoff.sleep(delay)
