@@ -143,30 +143,39 @@ def unpack(frames: Ragged, dictionary: bytes | None) -> Ragged:
 
     Notes
     -----
-    A million locations take about 0.3 s. Memory: the declared sizes, each at most 64 KiB, and
-    never more than zstd can expand the frames to.
+    A million locations take about 0.3 s. Memory: at most 64 KiB for a location and 1 KiB on
+    average.
     """
     if not len(frames):
         return Ragged.empty()
     if not dictionary:
         raise FormatError("packed chunk locations without the dictionary they were packed with")
     try:
-        decompressor = zstandard.ZstdDecompressor(
-            dict_data=zstandard.ZstdCompressionDict(dictionary)
-        )
-        data = joined(frames.data, frames.start, frames.size)
-        start = np.cumsum(frames.size) - frames.size
-        declared = _declared_sizes(data, start, frames.size)
-        if declared is None:
-            plain = _decompress_singly(Ragged(data, start, frames.size), decompressor)
-        else:
-            plain = _decompress_together(data, declared, decompressor)
+        plain = _decompress(frames, dictionary)
     except (zstandard.ZstdError, ValueError) as error:
         raise FormatError(f"damaged packed chunk locations: {error}") from error
     problem = utf8_problem(bytes(plain.data), plain.start[plain.size > 0])
     if problem is not None:
         raise FormatError(f"a packed chunk location is {problem}")
     return plain
+
+
+def readable_by_all(frames: Ragged) -> BoolArray:
+    """Say which frames every known reader has room for; shape ``(n,)``.
+
+    Raises
+    ------
+    FormatError
+        Kind ``invalid-file-format``; one is no zstd frame.
+    """
+    if not len(frames):
+        return np.zeros(0, np.bool_)
+    try:
+        declared = _declared_sizes(bytes(frames.data), frames.start, frames.size)
+    except ValueError as error:
+        raise FormatError(f"damaged packed chunk locations: {error}") from error
+    known: BoolArray = (declared >= 0) & (declared <= MAX_PACKED_BYTES)
+    return known
 
 
 def _compress(locations: Ragged, dictionary: bytes, level: int) -> Ragged:
@@ -193,10 +202,13 @@ def _compress(locations: Ragged, dictionary: bytes, level: int) -> Ragged:
     return Ragged(b"".join(frames), np.cumsum(size) - size, size)
 
 
-def _declared_sizes(data: bytes, start: I64Array, size: I64Array) -> I64Array | None:
-    """Return the content size each frame declares; None when some frame declares none."""
-    smallest = 6
-    if int(size.min()) < smallest:
+def _declared_sizes(data: bytes, start: I64Array, size: I64Array) -> I64Array:
+    """Return the content size each frame declares, -1 where it declares none; unit: bytes.
+
+    Raises ValueError for what is no zstd frame. Sizes of 2 GiB and more are given as that.
+    """
+    shortest = 6
+    if int(size.min()) < shortest:
         raise ValueError("a frame is too short")
     raw = np.frombuffer(data, np.uint8)
     every_u32 = np.ndarray((len(raw) - 3,), "<u4", raw, 0, (1,))
@@ -204,27 +216,41 @@ def _declared_sizes(data: bytes, start: I64Array, size: I64Array) -> I64Array | 
         raise ValueError("a location is no zstd frame")
     descriptor = raw[start + 4]
     single = (descriptor >> 5) & 1
-    dictionary_bytes = np.array([0, 1, 2, 4])[descriptor & 3]
-    size_bytes = np.array([0, 2, 4, 8])[descriptor >> 6]
-    size_bytes[(size_bytes == 0) & (single == 1)] = 1
-    if int(size_bytes.min()) == 0:
-        return None
-    at = 5 + (1 - single.astype(np.int64)) + dictionary_bytes
-    if bool((at + size_bytes > size).any()):
+    # Where the content size is: after magic, descriptor, window (unless single), dictionary id.
+    at = 6 - single.astype(np.int64) + np.array([0, 1, 2, 4])[descriptor & 3]
+    width = np.array([0, 2, 4, 8])[descriptor >> 6]
+    width[(width == 0) & (single == 1)] = 1
+    if bool((at + width > size).any()):
         raise ValueError("a frame is too short")
     declared = np.zeros(len(start), np.int64)
-    for byte in range(4):
-        rows = np.flatnonzero(size_bytes > byte)
-        declared[rows] |= raw[start[rows] + at[rows] + byte].astype(np.int64) << (8 * byte)
-    # Two-byte sizes are stored less 256; eight-byte ones are far over the limit unless 0 above.
-    declared[size_bytes == 2] += 256
-    rows = np.flatnonzero(size_bytes == 8)
-    for byte in range(4, 8):
-        if bool(raw[start[rows] + at[rows] + byte].any()):
-            declared[rows] = MAX_LOCATION_BYTES + 1
-    if int(declared.max()) > MAX_LOCATION_BYTES:
-        raise ValueError(f"a location is longer than {MAX_LOCATION_BYTES} bytes")
+    for byte in range(int(width.max())):
+        rows = np.flatnonzero(width > byte)
+        values = raw[start[rows] + at[rows] + byte].astype(np.int64)
+        declared[rows] |= values << 8 * byte if byte < 4 else (values != 0) << 31
+    declared[width == 0] = -1
+    # Sizes of two bytes are stored less 256, for smaller ones fit into one.
+    declared[width == 2] += 256
     return declared
+
+
+def _decompress(frames: Ragged, dictionary: bytes) -> Ragged:
+    """Return the content of frames; raises ZstdError or ValueError."""
+    decompressor = zstandard.ZstdDecompressor(dict_data=zstandard.ZstdCompressionDict(dictionary))
+    data = joined(frames.data, frames.start, frames.size)
+    start = np.cumsum(frames.size) - frames.size
+    declared = _declared_sizes(data, start, frames.size)
+    most = MAX_LOCATION_BYTES + MAX_PACKED_BYTES * len(frames)
+    if int(declared.max()) > MAX_LOCATION_BYTES or int(declared.sum()) > most:
+        raise ValueError("their content is too long")
+    if int(declared.min()) >= 0:
+        return _decompress_together(data, declared, decompressor)
+    found: list[bytes] = []
+    for frame in Ragged(data, start, frames.size).tolist():
+        found.append(decompressor.decompress(frame, MAX_LOCATION_BYTES, allow_extra_data=False))
+        most -= len(found[-1])
+        if most < 0:
+            raise ValueError("their content is too long")
+    return Ragged.from_list(found)
 
 
 def _decompress_together(
@@ -249,12 +275,3 @@ def _decompress_together(
         np.cumsum(declared) - declared,
         declared,
     )
-
-
-def _decompress_singly(frames: Ragged, decompressor: zstandard.ZstdDecompressor) -> Ragged:
-    """Read frames that do not declare their content's size."""
-    found = [
-        decompressor.decompress(frame, max_output_size=MAX_LOCATION_BYTES, allow_extra_data=False)
-        for frame in frames.tolist()
-    ]
-    return Ragged.from_list(found)

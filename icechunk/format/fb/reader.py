@@ -422,7 +422,7 @@ class TableVector:
         """
         places, bounds = self._offsets(slot, field, required=required)
         if len(places) * min_bytes > self.buffer.size:
-            raise self._error(field, f"{len(places)} tables do not fit into the file")
+            raise self.error(field, f"{len(places)} tables do not fit into the file")
         targets = places + self.buffer.gather(places, "<u4").astype(np.int64)
         child = TableVector(self.buffer, targets, name, track=self._span is not None)
         if self._span is not None:
@@ -457,24 +457,25 @@ class TableVector:
 
     # -- checks -------------------------------------------------------------------------------
 
-    def _error(self, field: str, problem: str) -> FormatError:
+    def error(self, field: str, problem: str) -> FormatError:
+        """Return the error to raise about one field."""
         return self.buffer.error(f"{self.name}.{field}", problem)
 
     def _check_inside(self, start: I64Array, size: I64Array | int, field: str) -> None:
         if not len(start):
             return
         if int(start.min()) < 0 or int((start + size).max()) > self.buffer.size:
-            raise self._error(field, "leads outside the file")
+            raise self.error(field, "leads outside the file")
 
     def _check_overlap(self, start: I64Array, size: I64Array, field: str, sharing: int) -> None:
         total = int(size.sum())
         if total <= self.buffer.size:
             return
         if total > sharing * self.buffer.size:
-            raise self._error(field, "parts of the file are used too often")
+            raise self.error(field, "parts of the file are used too often")
         _, first = np.unique(start, return_index=True)
         if int(size[first].sum()) > self.buffer.size:
-            raise self._error(field, "parts of the file overlap")
+            raise self.error(field, "parts of the file overlap")
 
     def _spread(self, per_vtable: AnyArray) -> AnyArray:
         """Return one value per table from one per distinct vtable."""
@@ -500,13 +501,13 @@ class TableVector:
         entries = self._entries(slot)
         absent = entries == 0
         if bool(((entries + size > self._sizes[2]) & ~absent).any()):
-            raise self._error(field, "is not inside its table")
+            raise self.error(field, "is not inside its table")
         if not bool(absent.any()):
             return None, self.positions + self._spread(entries)
         if required and len(self):
             present = self._spread(~absent)
             if not bool(present.all()):
-                raise self._error(field, "required field is absent")
+                raise self.error(field, "required field is absent")
             return None, self.positions + self._spread(entries)
         return self._spread(~absent), self.positions + self._spread(entries)
 

@@ -22,7 +22,7 @@ from icechunk.errors import FormatError, InternalError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from icechunk._typing import I64Array
+    from icechunk._typing import AnyArray, I64Array, U8Array
 
 FILE_IDENTIFIER: Final = b"Ichk"
 MAX_BYTES: Final = 2**31 - 1
@@ -158,6 +158,36 @@ def vector(data: BytesLike, count: int, align: int) -> Vector:
     return Vector(data, count, align, terminated=False)
 
 
+def uniform_tables(rows: AnyArray, vtable: Sequence[int]) -> Vector:
+    """Return a vector of tables of one layout, made without a Python step for each.
+
+    Parameters
+    ----------
+    rows : structured ndarray, shape (n,)
+        The tables with all that belongs to each, a multiple of 8 bytes a row. The first four bytes
+        are a field ``vtable``, which is set here.
+    vtable : sequence of int
+        Entries of the vtable: its size and that of the table in bytes, then where each slot is.
+
+    Returns
+    -------
+    Vector
+        Offsets, vtable and tables in one piece.
+    """
+    n = len(rows)
+    vtable_at = 4 * n + 4 * n % BLOB_ALIGN
+    vtable_bytes = 2 * len(vtable)
+    first = vtable_at + vtable_bytes + -vtable_bytes % BLOB_ALIGN
+    places = np.arange(n, dtype=np.int64)
+    tables = first + places * rows.dtype.itemsize
+    rows["vtable"] = tables - vtable_at
+    out = bytearray(first)
+    np.frombuffer(out, "<u4", n)[:] = tables - 4 * places
+    out[vtable_at : vtable_at + vtable_bytes] = _struct.pack(f"<{len(vtable)}H", *vtable)
+    out += rows.tobytes()
+    return Vector(out, n, BLOB_ALIGN, terminated=False)
+
+
 def blobs(items: Sequence[Blob]) -> Blobs:
     """Return a vector of the given blobs, in their order."""
     sizes = np.fromiter((len(item.data) for item in items), np.int64, len(items))
@@ -266,6 +296,99 @@ def table_layout(
     slots = max(places, default=-1) + 1
     entries = [4 + 2 * slots, size, *(places.get(slot, 0) for slot in range(slots))]
     return _struct.pack(f"<{len(entries)}H", *entries), size, align, places
+
+
+class RowLayout(NamedTuple):
+    """How tables of one shape lie one after the other as rows of a structured array.
+
+    Attributes
+    ----------
+    vtable : bytes
+        Their common vtable, padded to a multiple of 8 bytes.
+    dtype : numpy.dtype
+        A row: the field ``vtable`` is the distance back to the vtable, ``s0``, ``s1``, ... are the
+        slots, others are what the caller asked for behind the table.
+    """
+
+    vtable: bytes
+    dtype: np.dtype[np.void]
+
+
+@lru_cache(maxsize=1024)
+def row_layout(
+    fields: tuple[tuple[int, int, int], ...], tail: tuple[tuple[str, str, int], ...] = ()
+) -> RowLayout:
+    """Place fields in rows.
+
+    Parameters
+    ----------
+    fields : tuple of (slot, size, align)
+        Fields of the table; sizes and alignments in bytes.
+    tail : tuple of (name, format, count)
+        Columns behind the table, 4-aligned: a numpy format and how many of it.
+
+    Returns
+    -------
+    RowLayout
+        A row is a multiple of its alignment long, so rows can follow each other.
+    """
+    vtable, size, align, places = table_layout(fields)
+    names, formats, offsets = ["vtable"], ["<i4"], [0]
+    for slot, width, _ in fields:
+        names.append(f"s{slot}")
+        formats.append(f"<u{width}" if width in (1, 2, 4, 8) else f"V{width}")
+        offsets.append(places[slot])
+    size += -size % _OFFSET_BYTES
+    for name, form, count in tail:
+        names.append(name)
+        formats.append(f"({count},){form}")
+        offsets.append(size)
+        size += count * np.dtype(form).itemsize
+    dtype = np.dtype(
+        {
+            "names": names,
+            "formats": formats,
+            "offsets": offsets,
+            "itemsize": size + -size % align,
+        }
+    )
+    return RowLayout(vtable + bytes(-len(vtable) % BLOB_ALIGN), dtype)
+
+
+def write_rows(out: U8Array, at: int, layout: RowLayout, count: int) -> tuple[AnyArray, I64Array]:
+    """Write the vtable of ``count`` rows and make room for them behind it.
+
+    Parameters
+    ----------
+    out : ndarray of uint8
+        Zeroed buffer that becomes a piece of `Blobs`.
+    at : int
+        Where to begin, a multiple of 8; unit: bytes.
+    layout : RowLayout
+        Shape of the rows.
+    count : int
+        Number of rows.
+
+    Returns
+    -------
+    rows : structured ndarray, shape (count,)
+        View of the buffer, to be filled in.
+    positions : ndarray of int64, shape (count,)
+        Position of each table in ``out``; unit: bytes.
+    """
+    first = at + len(layout.vtable)
+    stride = layout.dtype.itemsize
+    out[at:first] = np.frombuffer(layout.vtable, np.uint8)
+    rows = np.ndarray((count,), layout.dtype, out, first)
+    positions = first + stride * np.arange(count, dtype=np.int64)
+    rows["vtable"] = positions - at
+    return rows, positions
+
+
+def rows_bytes(layout: RowLayout, count: int) -> int:
+    """Return the room `write_rows` needs, a multiple of 8; unit: bytes."""
+    size = len(layout.vtable) + layout.dtype.itemsize * count
+    return size + -size % BLOB_ALIGN
 
 
 class _Writer:
