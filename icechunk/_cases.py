@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from abc import ABC
 from dataclasses import fields
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _Union = TypeVar("_Union", bound="type[CaseUnion]")
 
@@ -45,3 +48,23 @@ class TupleCase:
 
     def __getitem__(self, index: int) -> Any:
         return tuple(getattr(self, f.name) for f in fields(self))[index]
+
+
+def require_text(value: object, name: str) -> None:
+    """Raise TypeError unless the value is a string; never name the value, it may be a secret."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+
+
+def members(conditions: Iterable[object], union: type) -> tuple[Any, ...]:
+    """Return the parts of a compound condition; TypeError when one is no case of the union."""
+    parts = tuple(conditions)
+    for part in parts:
+        if not isinstance(part, union):
+            raise TypeError(f"expected {union.__name__}, not {type(part).__name__}")
+    return parts
+
+
+def listed(values: Iterable[object]) -> str:
+    """Return the values as they are shown in a list."""
+    return f"[{', '.join(map(repr, values))}]"

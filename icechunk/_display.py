@@ -121,7 +121,7 @@ def _scalar(value: object) -> str:
         case str():
             return f'"{scrubbed(value)}"'
         case Enum():
-            return value.name
+            return str(getattr(value, "shown_name", value.name))
         case _:
             return str(value)
 

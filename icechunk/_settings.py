@@ -26,7 +26,7 @@ class Settings(Displayed):
 
     def __setattr__(self, name: str, value: object) -> None:
         declared = getattr(type(self), "__dataclass_fields__", {}).get(name)
-        if declared is not None and value is not None and "check" in declared.metadata:
+        if declared is not None and (value is not None or declared.metadata.get("required")):
             try:
                 value = declared.metadata["check"](value)
             except (TypeError, ValueError) as exc:
@@ -99,23 +99,36 @@ def instance(expected: type, *, replaced_whole: bool = False) -> Any:
     replaced_whole : bool
         Whether a merge replaces the value instead of merging its fields.
     """
+    return _declared(_instance_check(expected), replaced_whole=replaced_whole)
 
+
+def text(*, required: bool = False) -> Any:
+    """Declare a string field, optional unless it is required."""
+    return _required(str) if required else instance(str)
+
+
+def flag(default: bool | None = None) -> Any:
+    """Declare a boolean field, optional unless it has a default."""
+    return instance(bool) if default is None else _required(bool, default=default)
+
+
+def required(expected: type) -> Any:
+    """Declare a field without default that holds an instance of a class, never None."""
+    return _required(expected)
+
+
+def _required(expected: type, **more: Any) -> Any:
+    metadata = {"check": _instance_check(expected), "required": True}
+    return dataclasses.field(metadata=metadata, **more)
+
+
+def _instance_check(expected: type) -> Callable[[object], object]:
     def check(value: object) -> object:
         if not isinstance(value, expected):
             raise TypeError(f"expected {expected.__qualname__}, not {type(value).__name__}")
         return value
 
-    return _declared(check, replaced_whole=replaced_whole)
-
-
-def text() -> Any:
-    """Declare an optional string field."""
-    return instance(str)
-
-
-def flag() -> Any:
-    """Declare an optional boolean field."""
-    return instance(bool)
+    return check
 
 
 def checked(check: Callable[[Any], object]) -> Any:

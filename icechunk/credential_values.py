@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
-from icechunk._cases import CaseUnion, TupleCase, closed
+from icechunk._cases import CaseUnion, TupleCase, closed, require_text
 from icechunk._display import SECRET, Displayed, Plain, Shown, shown_time
 from icechunk.errors import ErrorKind, InvalidInputError
 
@@ -43,12 +43,6 @@ def _utc(when: datetime | None, name: str) -> datetime | None:
     if when.tzinfo is None:
         raise TypeError(f"{name} must have a time zone: use datetime.now(datetime.UTC)")
     return when.astimezone(UTC)
-
-
-def _require_text(value: object, name: str) -> None:
-    # Never name the value: it may be a secret.
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
 
 
 def _fetch(pickled_function: bytes, expected: type[_Fetched]) -> _Fetched:
@@ -92,10 +86,10 @@ class S3StaticCredentials(Displayed):
     expires_after: datetime | None = None
 
     def __post_init__(self) -> None:
-        _require_text(self.access_key_id, "access_key_id")
-        _require_text(self.secret_access_key, "secret_access_key")
+        require_text(self.access_key_id, "access_key_id")
+        require_text(self.secret_access_key, "secret_access_key")
         if self.session_token is not None:
-            _require_text(self.session_token, "session_token")
+            require_text(self.session_token, "session_token")
         self.expires_after = _utc(self.expires_after, "expires_after")
 
     def _display_fields(self) -> Iterable[Shown]:
@@ -188,7 +182,7 @@ class GcsBearerCredential(Redacted):
     expires_after: datetime | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        _require_text(self.bearer, "bearer")
+        require_text(self.bearer, "bearer")
         object.__setattr__(self, "expires_after", _utc(self.expires_after, "expires_after"))
 
 
@@ -198,7 +192,7 @@ class _OneText(Redacted, TupleCase):
     __slots__ = ()
 
     def __post_init__(self) -> None:
-        _require_text(self[0], type(self).__qualname__)
+        require_text(self[0], type(self).__qualname__)
 
 
 @closed
@@ -324,7 +318,7 @@ class AzureRefreshableCredential(CaseUnion):
         expires_after: datetime | None = None
 
         def __post_init__(self) -> None:
-            _require_text(self.key, "key")
+            require_text(self.key, "key")
             object.__setattr__(self, "expires_after", _utc(self.expires_after, "expires_after"))
 
     @dataclass(frozen=True, slots=True, repr=False)
@@ -335,7 +329,7 @@ class AzureRefreshableCredential(CaseUnion):
         expires_after: datetime | None = None
 
         def __post_init__(self) -> None:
-            _require_text(self.token, "token")
+            require_text(self.token, "token")
             object.__setattr__(self, "expires_after", _utc(self.expires_after, "expires_after"))
 
     @dataclass(frozen=True, slots=True, repr=False)
@@ -346,7 +340,7 @@ class AzureRefreshableCredential(CaseUnion):
         expires_after: datetime | None = None
 
         def __post_init__(self) -> None:
-            _require_text(self.bearer, "bearer")
+            require_text(self.bearer, "bearer")
             object.__setattr__(self, "expires_after", _utc(self.expires_after, "expires_after"))
 
 

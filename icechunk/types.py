@@ -89,6 +89,11 @@ class ChecksumAlgorithm(_NamedEnum):
     Sha1 = 3
     Sha256 = 4
 
+    @property
+    def shown_name(self) -> str:
+        """How options show it."""
+        return f"icechunk.{self!r}"
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RepoStatus(Displayed):
