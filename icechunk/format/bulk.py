@@ -52,20 +52,20 @@ def copy_strings(
         out[to : to + width] = source[at : at + width]
 
 
-def joined(data: bytes | memoryview, start: I64Array, size: I64Array) -> bytes:
+def joined(data: bytes | memoryview, start: I64Array, size: I64Array) -> bytearray:
     """Return byte strings of one buffer one after the other."""
     stop = np.cumsum(size)
-    out = np.empty(int(stop[-1]) if len(stop) else 0, np.uint8)
-    copy_strings(out, stop - size, data, start, size)
-    return out.tobytes()
+    out = bytearray(int(stop[-1]) if len(stop) else 0)
+    copy_strings(np.frombuffer(out, np.uint8), stop - size, data, start, size)
+    return out
 
 
-def utf8_problem(data: bytes, start: I64Array) -> str | None:
+def utf8_problem(data: bytes | bytearray, start: I64Array) -> str | None:
     """Say what is wrong with UTF-8 strings that lie one after the other.
 
     Parameters
     ----------
-    data : bytes
+    data : bytes or bytearray
         All strings, and nothing else.
     start : ndarray of int64, shape (n,)
         Where each string that is not empty begins; unit: bytes.

@@ -16,6 +16,7 @@ import numpy as np
 from icechunk.errors import FormatError, InternalError
 from icechunk.format.bulk import copy_strings
 from icechunk.format.chunk_table import ChunkKind, ChunkTable
+from icechunk.format.coordinates import read_coordinates
 from icechunk.format.fb import writer
 from icechunk.format.header import MAX_BODY_BYTES
 from icechunk.format.ragged import Ragged
@@ -24,7 +25,7 @@ from icechunk.ids import OBJECT_ID_BYTES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from icechunk._typing import AnyArray, BoolArray, I64Array, U8Array, U32Array
+    from icechunk._typing import AnyArray, BoolArray, I64Array, U8Array
     from icechunk.format.fb.reader import Parts, TableVector
 
 LEAST_REFERENCE_BYTES: Final = 16
@@ -312,53 +313,8 @@ def _one_array(
     refs: TableVector, everything: ChunkTable, index: Parts, start: int, stop: int
 ) -> ChunkTable:
     """Return rows of one array in order, with their coordinates."""
-    if start == stop:
-        return ChunkTable.empty(0)
     table = everything.take(slice(start, stop))
-    starts, ranks = index.starts[start:stop], index.counts[start:stop]
-    ndim = int(ranks[0])
-    rows: I64Array | None = None
-    if bool((ranks != ndim).any()):
-        found, counts = np.unique(ranks, return_counts=True)
-        ndim = int(found[counts.argmax()])
-        rows = np.flatnonzero(ranks == ndim)
-        starts = starts[rows]
-    coords: U32Array = np.zeros((len(starts), ndim), np.uint32)
-    if ndim:
-        items = refs.buffer.gather(starts, f"V{4 * ndim}")
-        coords = items.view("<u4").reshape(len(starts), ndim)
-    in_order = sorting_order(coords)
-    if in_order is not None:
-        rows = in_order if rows is None else rows[in_order]
-        coords = coords[in_order]
+    coords, rows = read_coordinates(refs.buffer, index.starts[start:stop], index.counts[start:stop])
     if rows is not None:
         table = table.take(rows)
     return replace(table, coords=coords)
-
-
-def sorting_order(coords: U32Array) -> I64Array | None:
-    """Return how to put coordinates in order, None when they are already.
-
-    Parameters
-    ----------
-    coords : ndarray of uint32, shape (n, ndim)
-        Chunk coordinates; unit: chunks.
-
-    Returns
-    -------
-    ndarray of int64 or None
-        Rows in lexicographic order; of equal coordinates only the last.
-    """
-    before, after = coords[:-1], coords[1:]
-    rising = np.zeros(len(before), np.bool_)
-    for axis in reversed(range(coords.shape[1])):
-        a, b = before[:, axis], after[:, axis]
-        rising = (b > a) | ((b == a) & rising)
-    if bool(rising.all()):
-        return None
-    n, ndim = coords.shape
-    order: I64Array = np.lexsort(coords.T[::-1]) if ndim else np.arange(n)
-    ordered = coords[order]
-    last = np.append((ordered[1:] != ordered[:-1]).any(axis=1), True)
-    rows: I64Array = order[last]
-    return rows

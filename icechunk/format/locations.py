@@ -202,7 +202,7 @@ def _compress(locations: Ragged, dictionary: bytes, level: int) -> Ragged:
     return Ragged(b"".join(frames), np.cumsum(size) - size, size)
 
 
-def _declared_sizes(data: bytes, start: I64Array, size: I64Array) -> I64Array:
+def _declared_sizes(data: bytes | bytearray, start: I64Array, size: I64Array) -> I64Array:
     """Return the content size each frame declares, -1 where it declares none; unit: bytes.
 
     Raises ValueError for what is no zstd frame. Sizes of 2 GiB and more are given as that.
@@ -245,7 +245,7 @@ def _decompress(frames: Ragged, dictionary: bytes) -> Ragged:
     if int(declared.min()) >= 0:
         return _decompress_together(data, declared, decompressor)
     found: list[bytes] = []
-    for frame in Ragged(data, start, frames.size).tolist():
+    for frame in Ragged(bytes(data), start, frames.size).tolist():
         found.append(decompressor.decompress(frame, MAX_LOCATION_BYTES, allow_extra_data=False))
         most -= len(found[-1])
         if most < 0:
@@ -254,7 +254,7 @@ def _decompress(frames: Ragged, dictionary: bytes) -> Ragged:
 
 
 def _decompress_together(
-    data: bytes, declared: I64Array, decompressor: zstandard.ZstdDecompressor
+    data: bytearray, declared: I64Array, decompressor: zstandard.ZstdDecompressor
 ) -> Ragged:
     """Read all frames as one stream: zstd checks each frame against the size it declares."""
     total = int(declared.sum())

@@ -1,0 +1,282 @@
+"""Transaction logs: what one commit changed.
+
+Source: Icechunk specification, sections "Transaction log" and "Transaction log content".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from icechunk.errors import FormatError
+from icechunk.format.coordinates import read_coordinates, sorting_order
+from icechunk.format.fb import reader, writer
+from icechunk.format.header import (
+    DEFAULT_LEVEL,
+    MAX_BODY_BYTES,
+    FileType,
+    encode_file,
+    parse_file,
+)
+from icechunk.format.node import NodeKind
+from icechunk.ids import NODE_ID_BYTES, OBJECT_ID_BYTES, NodeId, ObjectId, id_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from icechunk._typing import U32Array
+    from icechunk.format.fb.reader import TableVector
+
+# Verifiers of the reference refuse logs with more.
+_MOST_TABLES: Final = 50_000_000
+# An honest ArrayUpdatedChunks and ChunkIndices: offset, table, fields, and one vector's length.
+_LEAST_ARRAY_BYTES: Final = 20
+_LEAST_COORDINATE_BYTES: Final = 12
+_LEAST_MOVE_BYTES: Final = 20
+
+# The numbering here is not that of the node union in snapshots.
+_KIND_TAGS: Final = {NodeKind.GROUP: 0, NodeKind.ARRAY: 1}
+_KINDS: Final = {tag: kind for kind, tag in _KIND_TAGS.items()}
+
+_ID_SETS: Final = (
+    (1, "new_groups"),
+    (2, "new_arrays"),
+    (3, "deleted_groups"),
+    (4, "deleted_arrays"),
+    (5, "updated_arrays"),
+    (6, "updated_groups"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveOperation:
+    """A node that a commit moved.
+
+    Parameters
+    ----------
+    from_path, to_path : str
+        Absolute path before and after the commit.
+    node_id : NodeId
+        Which node.
+    node_kind : NodeKind
+        Array or group.
+    """
+
+    from_path: str
+    to_path: str
+    node_id: NodeId
+    node_kind: NodeKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TransactionLog:
+    """What one commit changed.
+
+    Parameters
+    ----------
+    id : ObjectId
+        Id of the snapshot the commit made.
+    new_groups, new_arrays, deleted_groups, deleted_arrays : frozenset of NodeId
+        Nodes that came and went.
+    updated_arrays, updated_groups : frozenset of NodeId
+        Nodes whose Zarr metadata changed.
+    updated_chunks : mapping of NodeId to ndarray of uint32, shape (n, ndim)
+        Coordinates set or deleted, by array, in lexicographic order; unit: chunks.
+    moved_nodes : tuple of MoveOperation
+        Nodes whose path changed, ordered by the new path.
+    """
+
+    id: ObjectId
+    new_groups: frozenset[NodeId] = frozenset()
+    new_arrays: frozenset[NodeId] = frozenset()
+    deleted_groups: frozenset[NodeId] = frozenset()
+    deleted_arrays: frozenset[NodeId] = frozenset()
+    updated_arrays: frozenset[NodeId] = frozenset()
+    updated_groups: frozenset[NodeId] = frozenset()
+    updated_chunks: Mapping[NodeId, U32Array] = field(default_factory=dict)
+    moved_nodes: tuple[MoveOperation, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TransactionLog):
+            return NotImplemented
+        return (
+            self.id == other.id
+            and all(getattr(self, name) == getattr(other, name) for _, name in _ID_SETS)
+            and self.moved_nodes == other.moved_nodes
+            and self.updated_chunks.keys() == other.updated_chunks.keys()
+            and all(
+                np.array_equal(coords, other.updated_chunks[node_id])
+                for node_id, coords in self.updated_chunks.items()
+            )
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+# -- writing --------------------------------------------------------------------------------------
+
+
+def encode_transaction_log(log: TransactionLog, *, level: int = DEFAULT_LEVEL) -> bytes:
+    """Encode a transaction log as a file.
+
+    Parameters
+    ----------
+    log : TransactionLog
+        What to write.
+    level : int
+        zstd level of the file.
+
+    Returns
+    -------
+    bytes
+        The whole file.
+
+    Raises
+    ------
+    FormatError
+        Kind ``invalid-file-format``; the log does not fit into one file.
+
+    Notes
+    -----
+    Source: Icechunk specification, section "Transaction log".
+    """
+    chunks = sorted(log.updated_chunks.items())
+    total = len(chunks) + sum(len(coords) for _, coords in chunks) + len(log.moved_nodes)
+    if total > _MOST_TABLES:
+        raise FormatError(
+            f"transactions/{id_text(log.id)}: a commit of {total} changes does not fit into a "
+            f"transaction log, which ends at {_MOST_TABLES}. Split it into several commits."
+        )
+    moves = sorted(log.moved_nodes, key=lambda move: move.to_path.encode().split(b"/"))
+    fields: dict[int, writer.Value | None] = {0: writer.struct(log.id)}
+    for slot, name in _ID_SETS:
+        ids: frozenset[NodeId] = getattr(log, name)
+        fields[slot] = writer.vector(b"".join(sorted(ids)), len(ids), 1)
+    fields[7] = writer.Tables(
+        [{0: writer.struct(node_id), 1: _chunk_indices(coords)} for node_id, coords in chunks]
+    )
+    fields[8] = writer.Tables(
+        [
+            {
+                0: writer.string(move.from_path),
+                1: writer.string(move.to_path),
+                2: writer.struct(move.node_id),
+                3: writer.u8(_KIND_TAGS[move.node_kind]),
+            }
+            for move in moves
+        ]
+    )
+    return encode_file(FileType.TRANSACTION_LOG, writer.assemble_root(fields), level=level)
+
+
+def _chunk_indices(coords: U32Array) -> writer.Blobs:
+    """Write one ChunkIndices table per coordinate, as rows of one array."""
+    order = sorting_order(coords)
+    if order is not None:
+        coords = coords[order]
+    count, ndim = coords.shape
+    layout = writer.row_layout(((0, 4, 4),), (("rank", "<u4", 1), ("coords", "<u4", ndim)))
+    room = writer.rows_bytes(layout, count)
+    if room > MAX_BODY_BYTES:
+        raise FormatError(
+            f"{count} changed chunks of one array need {room} bytes, but a transaction log ends at "
+            f"{MAX_BODY_BYTES}. Split the change into several commits."
+        )
+    out = np.zeros(room, np.uint8)
+    rows, positions = writer.write_rows(out, 0, layout, count)
+    # The vector follows its offset: the table has nothing else.
+    rows["s0"] = 4
+    rows["rank"] = ndim
+    rows["coords"] = coords
+    return writer.Blobs([out.data], positions)
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+def parse_transaction_log(data: bytes, *, key: str) -> TransactionLog:
+    """Decode a transaction log file.
+
+    Parameters
+    ----------
+    data : bytes
+        The whole file.
+    key : str
+        Key of the file, for messages.
+
+    Returns
+    -------
+    TransactionLog
+        Coordinates in order, each once, although version 1 writers left them unsorted; those of
+        another rank than most of their array's are dropped.
+
+    Raises
+    ------
+    FormatError
+        Kind ``invalid-file-format`` or ``unsupported-spec-version``; the file is damaged or not a
+        transaction log.
+
+    Notes
+    -----
+    Source: Icechunk specification, section "Transaction log".
+    """
+    body = parse_file(data, FileType.TRANSACTION_LOG, key=key).body
+    root = reader.root(body, key=key, name="TransactionLog")
+    ids = {name: _id_set(root, slot, name) for slot, name in _ID_SETS}
+    return TransactionLog(
+        id=ObjectId(root.struct(0, "id", OBJECT_ID_BYTES).tobytes()),
+        new_groups=ids["new_groups"],
+        new_arrays=ids["new_arrays"],
+        deleted_groups=ids["deleted_groups"],
+        deleted_arrays=ids["deleted_arrays"],
+        updated_arrays=ids["updated_arrays"],
+        updated_groups=ids["updated_groups"],
+        updated_chunks=_updated_chunks(root),
+        moved_nodes=_moved_nodes(root),
+    )
+
+
+def _id_set(root: TableVector, slot: int, name: str) -> frozenset[NodeId]:
+    items, _ = root.items(slot, name, f"V{NODE_ID_BYTES}")
+    return frozenset(NodeId(item) for item in items.tolist())
+
+
+def _updated_chunks(root: TableVector) -> dict[NodeId, U32Array]:
+    arrays, _ = root.tables(7, "updated_chunks", "ArrayUpdatedChunks", min_bytes=_LEAST_ARRAY_BYTES)
+    node_ids = arrays.struct(0, "node_id", NODE_ID_BYTES)
+    chunks, bounds = arrays.tables(1, "chunks", "ChunkIndices", min_bytes=_LEAST_COORDINATE_BYTES)
+    if len(arrays) + len(chunks) > _MOST_TABLES:
+        raise root.error("updated_chunks", f"more than {_MOST_TABLES} changes")
+    coords = chunks.vector(0, "coords", 4)
+    found: dict[NodeId, U32Array] = {}
+    for raw, (start, stop) in zip(node_ids, pairwise(bounds.tolist()), strict=True):
+        node_id = NodeId(raw.tobytes())
+        if node_id in found:
+            raise root.error("updated_chunks", f"array {id_text(node_id)} is listed twice")
+        found[node_id], _ = read_coordinates(
+            root.buffer, coords.starts[start:stop], coords.counts[start:stop]
+        )
+    return found
+
+
+def _moved_nodes(root: TableVector) -> tuple[MoveOperation, ...]:
+    moves, _ = root.tables(
+        8, "moved_nodes", "MoveOperation", required=False, min_bytes=_LEAST_MOVE_BYTES
+    )
+    if not len(moves):
+        return ()
+    tags = moves.scalar(3, "node_type", "u1").tolist()
+    if not set(tags) <= _KINDS.keys():
+        raise moves.error("node_type", "unknown kind of node")
+    node_ids = moves.struct(2, "node_id", NODE_ID_BYTES)
+    return tuple(
+        MoveOperation(
+            from_path=before, to_path=after, node_id=NodeId(raw.tobytes()), node_kind=_KINDS[tag]
+        )
+        for before, after, raw, tag in zip(
+            moves.texts(0, "from"), moves.texts(1, "to"), node_ids, tags, strict=True
+        )
+    )
