@@ -7,8 +7,8 @@ Source: Icechunk specification, section "Repository configuration".
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from icechunk._cases import CaseUnion, TupleCase, closed, require_text
@@ -17,7 +17,6 @@ from icechunk._settings import Settings, flag, instance, text, unsigned
 from icechunk.types import ChecksumAlgorithm
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable, Mapping
 
 
@@ -124,10 +123,12 @@ class ObjectStoreConfig(CaseUnion):
         _display_name: ClassVar[str] = "icechunk.config.ObjectStoreConfig.LocalFileSystem"
         _schemes: ClassVar[tuple[str, ...]] = ("file",)
 
-        _0: Path
+        _0: str
 
+        # Text, not a Path, which would drop the slash at the end that is stored.
         def __init__(self, _0: str | os.PathLike[str]) -> None:
-            object.__setattr__(self, "_0", Path(_0))
+            object.__setattr__(self, "_0", os.fspath(_0))
+            require_text(self._0, "path")
 
         def _display_fields(self) -> Iterable[Shown]:
             return [Shown(name="path", value=Plain(f'"{self._0}"'))]
