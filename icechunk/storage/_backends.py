@@ -20,8 +20,8 @@ _MODULES: Final = {
 }
 
 
-def make_storage(name: str, *args: Any, **options: Any) -> Storage:
+def make_storage(backend: str, /, *args: Any, **options: Any) -> Storage:
     """Return ``create(*args, **options)`` of a backend, importing its libraries if need be."""
-    module, attribute = _MODULES[name]
+    module, attribute = _MODULES[backend]
     storage: Storage = getattr(importlib.import_module(module), attribute).create(*args, **options)
     return storage

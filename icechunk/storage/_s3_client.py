@@ -30,12 +30,14 @@ from icechunk.errors import ErrorKind, IcechunkError, InvalidInputError, Storage
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from icechunk.config import S3Options
     from icechunk.credential_values import AnyS3Credential
+    from icechunk.object_store_config import S3Options
     from icechunk.storage_settings import StorageSettings
 
 _READS: Final = frozenset({"GetObject", "HeadObject", "ListObjectsV2", "HeadBucket"})
 _CONNECTIONS: Final = 256
+_STREAM_TIMEOUT_SECONDS: Final = 60
+_CONNECT_TIMEOUT_SECONDS: Final = 10
 # Credentials are renewed this long before they end; botocore's own 10 to 15 minutes would renew
 # short-lived ones before every request.
 _RENEW_SECONDS: Final = 60
@@ -166,9 +168,11 @@ def _config(options: S3Options, settings: StorageSettings) -> dict[str, Any]:
     read_ms = timeouts.read_timeout_ms if timeouts else None
     if read_ms is None and timeouts is not None:
         read_ms = timeouts.operation_attempt_timeout_ms
-    read_seconds = options.network_stream_timeout_seconds if read_ms is None else read_ms / 1000
+    stream_seconds = options.network_stream_timeout_seconds
+    default_seconds = _STREAM_TIMEOUT_SECONDS if stream_seconds is None else stream_seconds
+    read_seconds = default_seconds if read_ms is None else read_ms / 1000
     return {
-        "connect_timeout": 10 if connect_ms is None else connect_ms / 1000,
+        "connect_timeout": _CONNECT_TIMEOUT_SECONDS if connect_ms is None else connect_ms / 1000,
         "read_timeout": read_seconds or None,  # 0 is no timeout
         "max_pool_connections": _CONNECTIONS,
         "retries": {

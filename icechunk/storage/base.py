@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NewType, Self
 
 from icechunk._io import loop
+from icechunk.credential_values import S3Credentials
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.storage._backends import make_storage
 from icechunk.storage_settings import (
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     import builtins
     import os
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+
+    from icechunk.credential_values import AnyS3Credential
+    from icechunk.object_store_config import S3Options
 
 
 Version = NewType("Version", str)
@@ -464,3 +468,38 @@ class Storage(ABC):
     def new_local_filesystem(path: str | os.PathLike[str]) -> Storage:
         """Return a storage below a directory; see `local_filesystem_storage`."""
         return make_storage("local", path)
+
+    @staticmethod
+    def new_s3(
+        config: S3Options,
+        bucket: str,
+        prefix: str | None,
+        credentials: AnyS3Credential | None = None,
+        legacy_rooted_keys: bool | None = None,
+        *,
+        read_headers: Mapping[str, str] | None = None,
+        write_headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Storage:
+        """Return a storage in S3 or a compatible service; see `s3_storage`.
+
+        Parameters
+        ----------
+        config : S3Options
+            How the service is reached.
+        bucket, prefix, legacy_rooted_keys, read_headers, write_headers, headers
+            As for `s3_storage`.
+        credentials : AnyS3Credential or None
+            From the environment when omitted.
+        """
+        return make_storage(
+            "s3",
+            config,
+            bucket,
+            prefix,
+            S3Credentials.FromEnv() if credentials is None else credentials,
+            legacy_rooted_keys=legacy_rooted_keys,
+            read_headers=read_headers,
+            write_headers=write_headers,
+            headers=headers,
+        )

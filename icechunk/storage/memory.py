@@ -53,7 +53,7 @@ class _Bucket:
         return Version(str(self.writes))
 
 
-# How pickles and `memory://` URLs find a bucket again: a bucket made by `create` lives as long as
+# How pickles and `memory://` URLs find a bucket again: one without a name lives as long as
 # some storage uses it, a named one as long as the process.
 _by_token: weakref.WeakValueDictionary[str, _Bucket] = weakref.WeakValueDictionary()
 _by_name: dict[str, _Bucket] = {}
@@ -76,18 +76,14 @@ class MemoryStorage(Storage):
         self._bucket = bucket
 
     @classmethod
-    def create(cls) -> MemoryStorage:
-        """Return a new, empty storage."""
-        bucket = _Bucket()
+    def create(cls, name: str | None = None) -> MemoryStorage:
+        """Return a new, empty storage, or the one of that name in this process."""
+        if name is None:
+            bucket = _Bucket()
+        else:
+            with _naming:
+                bucket = _by_name.get(name) or _by_name.setdefault(name, _Bucket(name))
         _by_token[bucket.token] = bucket
-        return cls(bucket)
-
-    @classmethod
-    def named(cls, name: str) -> MemoryStorage:
-        """Return the storage of that name in this process, empty at first."""
-        with _naming:
-            bucket = _by_name.setdefault(name, _Bucket(name))
-            _by_token[bucket.token] = bucket
         return cls(bucket)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ hops there; retries of single requests are botocore's, from the storage settings
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 import pickle
 import secrets
@@ -34,7 +35,6 @@ from icechunk.storage._s3_client import (
 )
 from icechunk.storage.base import (
     ByteRange,
-    LostRaceError,
     ObjectInfo,
     Storage,
     Version,
@@ -51,8 +51,8 @@ from icechunk.storage_settings import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 
-    from icechunk.config import S3Options
     from icechunk.credential_values import AnyS3Credential
+    from icechunk.object_store_config import S3Options
 
 T = TypeVar("T")
 
@@ -129,7 +129,7 @@ class S3Storage(Storage):
             S3Place(
                 bucket=bucket,
                 prefix=trimmed,
-                options=config,
+                options=copy.deepcopy(config),  # it can be changed from outside
                 credentials=credentials,
                 rooted=legacy_rooted_keys,
                 read_headers=tuple((common | dict(read_headers or {})).items()),
@@ -452,7 +452,7 @@ class S3Storage(Storage):
             try:
                 return _version(await api.put_object(Body=data, **arguments))
             except botocore.exceptions.ClientError as error:
-                raise self._judged(key, target["Key"], expected, error) from error
+                raise self._judged(target["Key"], expected, error) from error
             except NETWORK_ERRORS as error:
                 cause = storage_error(self._place, "write", target["Key"], error)
                 raise AmbiguousError(cause) from error
@@ -480,7 +480,6 @@ class S3Storage(Storage):
 
     def _judged(
         self,
-        key: str,
         full_key: str,
         expected: Version | None,
         error: botocore.exceptions.ClientError,
@@ -490,12 +489,11 @@ class S3Storage(Storage):
         lost = error_code(error) in LOST_RACE_CODES or (
             expected is not None and cause.kind == ErrorKind.OBJECT_NOT_FOUND
         )
-        # An earlier attempt of botocore's may have stored our object and its reply been lost: then
-        # the condition fails because of ourselves.
+        # An earlier attempt may have stored our object and its reply been lost: then the condition
+        # fails because of ourselves. botocore counts its retries, but below it aiohttp repeats a
+        # request whose connection was closed, and tells nobody; so the object is always looked at.
         once = not response_metadata(error.response).get("RetryAttempts", 0)
-        if lost:
-            return LostRaceError(key) if once else AmbiguousError(cause)
-        if error_code(error) in CONFLICT_CODES or cause.kind == ErrorKind.THROTTLED:
+        if lost or error_code(error) in CONFLICT_CODES or cause.kind == ErrorKind.THROTTLED:
             return AmbiguousError(cause, refused=once)
         return AmbiguousError(cause) if is_server_fault(error) else cause
 

@@ -1,0 +1,364 @@
+"""Objects in any file system that fsspec knows.
+
+fsspec has no conditional update and cannot say which version was read, so this backend serves
+reading, and writing by a single process. S3 has a backend of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import pickle
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from icechunk._display import scrubbed
+from icechunk._io import loop
+from icechunk._io.clients import ClientPool
+from icechunk._io.limits import Limiter, gather_limited
+from icechunk.errors import ErrorKind, IcechunkError, InvalidInputError, StorageError
+from icechunk.storage.base import (
+    ByteRange,
+    LostRaceError,
+    ObjectInfo,
+    Storage,
+    Version,
+    check_key,
+    object_not_found,
+    range_beyond_end,
+)
+from icechunk.storage_settings import (
+    StorageConcurrencySettings,
+    StorageRetriesSettings,
+    StorageSettings,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+
+# Where fsspec's "create" mode is one conditional request; elsewhere it looks first, then writes.
+_CREATE_ATOMICALLY: Final = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
+_DELETES_IN_PARALLEL: Final = 32
+_TIMES: Final = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
+
+# Makes looking and writing one step for all storages of this process; also across its loops.
+_one_writer: Final = Limiter(1)
+
+
+class _AsyncFilesystem:
+    """A file system whose coroutines run on the I/O thread's loop."""
+
+    def __init__(self, filesystem: Any) -> None:
+        self.filesystem = filesystem
+
+    async def close(self) -> None:
+        """Close its connections, as far as it has them where others do."""
+        session = getattr(self.filesystem, "_session", None)
+        close = getattr(session, "close", None)
+        if close is not None:
+            await close()
+
+
+_clients: Final[ClientPool[_AsyncFilesystem]] = ClientPool()
+
+
+class FsspecStorage(Storage):
+    """Objects in a file system that fsspec knows.
+
+    Parameters
+    ----------
+    url : str
+        Of the root, such as ``gs://bucket/prefix``; may be chained.
+    options : mapping
+        For the file system's constructor.
+    single_writer : bool
+        The caller promises that no other process writes at the same time.
+
+    Notes
+    -----
+    Conditional create: by the service for S3, Google Cloud Storage and Azure. Conditional update:
+    never by the service. Where the service does not help, conditional writes are refused without
+    ``single_writer``, and with it are serialised among the threads of this process. Whether a
+    write can be seen half done depends on the file system.
+    """
+
+    def __init__(self, url: str, options: Mapping[str, Any], *, single_writer: bool) -> None:
+        self._url = url
+        self._options = dict(options)
+        self._single_writer = single_writer
+        filesystem, root = self._open({})
+        self._is_async = bool(filesystem.async_impl)
+        self._filesystem: Any = None if self._is_async else filesystem
+        self._root = str(root).rstrip("/")
+        protocol = filesystem.protocol
+        protocols = {protocol} if isinstance(protocol, str) else set(protocol)
+        self._creates_atomically = bool(protocols & _CREATE_ATOMICALLY)
+
+    @classmethod
+    def create(
+        cls, url: str, *, single_writer: bool = False, options: Mapping[str, Any] | None = None
+    ) -> FsspecStorage:
+        """Return the storage at ``url``; see `fsspec_storage`.
+
+        Raises
+        ------
+        InvalidInputError
+            Kind ``cannot-parse-url``; no such protocol, or its library is not installed.
+        """
+        return cls(url, options or {}, single_writer=single_writer)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_reopen, (*self._recipe(), self._settings))
+
+    def _recipe(self) -> tuple[str, dict[str, Any], bool]:
+        return (self._url, self._options, self._single_writer)
+
+    def _open(self, extra: Mapping[str, Any]) -> tuple[Any, str]:
+        try:
+            found: tuple[Any, str] = url_to_fs(self._url, **self._options, **extra)
+        except (ValueError, ImportError, TypeError) as error:
+            raise InvalidInputError(
+                f"cannot open {scrubbed(self._url)} with fsspec {fsspec.__version__}: {error}",
+                ErrorKind.CANNOT_PARSE_URL,
+            ) from error
+        return found
+
+    async def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """Call a method of the file system where it may block or wait, without translation."""
+        if not self._is_async:
+            return await loop.in_thread(
+                lambda: getattr(self._filesystem, method)(*arguments, **options)
+            )
+
+        async def open_client() -> _AsyncFilesystem:
+            return _AsyncFilesystem(
+                self._open({"asynchronous": True, "skip_instance_cache": True})[0]
+            )
+
+        async def on_io_thread() -> Any:
+            recipe = pickle.dumps((self._url, sorted(self._options.items())))
+            async with _clients.lease(recipe, open_client) as client:
+                filesystem = client.filesystem
+                if method == "invalidate_cache":
+                    return filesystem.invalidate_cache()
+                return await getattr(filesystem, f"_{method}")(*arguments, **options)
+
+        return await loop.on_io_thread(on_io_thread())
+
+    @contextlib.contextmanager
+    def _translated(self, verb: str, key: str) -> Iterator[None]:
+        try:
+            yield
+        except IcechunkError:
+            raise
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise object_not_found(key, self.description) from error
+        except FileExistsError as error:
+            raise LostRaceError(key) from error
+        except Exception as error:  # the libraries behind fsspec have no common base
+            raise StorageError(
+                f"cannot {verb} {key!r} in {self.description}: {type(error).__name__}: {error}"
+            ) from error
+
+    def _path(self, key: str) -> str:
+        check_key(key)
+        return f"{self._root}/{key}"
+
+    # ---------------------------------------------------------------- reading
+
+    async def get(self, key: str, byte_range: ByteRange | None = None) -> bytes:
+        """Return the content of an object, or exactly one range of it."""
+        path = self._path(key)
+        start, stop = (None, None) if byte_range is None else (byte_range.start, byte_range.stop)
+        if start == stop and start is not None:
+            return b""
+        with self._translated("read", key):
+            data: bytes = await self._call("cat_file", path, start=start, end=stop)
+        if byte_range is not None and len(data) != byte_range.stop - byte_range.start:
+            size_bytes = (await self.head(key)).size_bytes
+            raise range_beyond_end(key, self.description, byte_range, size_bytes)
+        return data
+
+    async def get_versioned(self, key: str) -> tuple[bytes, Version]:
+        """Return the content of an object, and its hash as the version."""
+        data = await self.get(key)
+        return data, _version(data)
+
+    async def head(self, key: str) -> ObjectInfo:
+        """Return size and time of an object."""
+        path = self._path(key)
+        with self._translated("read", key):
+            await self._call("invalidate_cache")
+            info = await self._call("info", path)
+        if info.get("type") == "directory":
+            raise object_not_found(key, self.description)
+        return ObjectInfo(
+            key=key, size_bytes=int(info["size"] or 0), last_modified_us=_modified_us(info)
+        )
+
+    async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        """List the objects whose key starts with ``prefix``."""
+        folder = prefix.rpartition("/")[0]
+        try:
+            with self._translated("list", prefix):
+                await self._call("invalidate_cache")
+                where = self._path(folder) if folder else self._root
+                found = await self._call("find", where, detail=True)
+        except StorageError as error:
+            if error.kind == ErrorKind.OBJECT_NOT_FOUND:
+                return
+            raise
+        for path, info in found.items():
+            key = path.removeprefix(self._root).lstrip("/")
+            if not key.startswith(prefix) or key.endswith("/") or not key:
+                continue
+            yield ObjectInfo(
+                key=key, size_bytes=int(info["size"] or 0), last_modified_us=_modified_us(info)
+            )
+
+    # ---------------------------------------------------------------- writing
+
+    async def put(
+        self,
+        key: str,
+        data: bytes | memoryview,
+        *,
+        metadata: Mapping[str, str] | None = None,  # noqa: ARG002 (fsspec has no common way)
+        content_type: str | None = None,  # noqa: ARG002
+    ) -> None:
+        """Write an object."""
+        with self._translated("write", key):
+            await self._pipe(self._path(key), bytes(data))
+
+    async def _pipe(self, path: str, data: bytes, **options: Any) -> None:
+        try:
+            await self._call("pipe_file", path, data, **options)
+        except FileNotFoundError:  # file systems with real directories
+            await self._call("makedirs", path.rpartition("/")[0], exist_ok=True)
+            await self._call("pipe_file", path, data, **options)
+
+    async def put_if_absent(
+        self,
+        key: str,
+        data: bytes | memoryview,
+        *,
+        metadata: Mapping[str, str] | None = None,  # noqa: ARG002
+        content_type: str | None = None,  # noqa: ARG002
+    ) -> Version:
+        """Create an object, unless there is one."""
+        path, content = self._path(key), bytes(data)
+        if self._creates_atomically:
+            with self._translated("write", key):
+                await self._pipe(path, content, mode="create")
+            return _version(content)
+        self._require_single_writer("create", key)
+        async with _one_writer:
+            with self._translated("write", key):
+                await self._call("invalidate_cache")
+                if await self._call("exists", path):
+                    raise LostRaceError(key)
+                await self._pipe(path, content)
+        return _version(content)
+
+    async def put_if_unchanged(
+        self,
+        key: str,
+        data: bytes | memoryview,
+        version: Version,
+        *,
+        metadata: Mapping[str, str] | None = None,  # noqa: ARG002
+        content_type: str | None = None,  # noqa: ARG002
+    ) -> Version:
+        """Replace an object, if it is still the version that was read."""
+        path, content = self._path(key), bytes(data)
+        self._require_single_writer("update", key)
+        async with _one_writer:
+            try:
+                current = await self.get(key)
+            except StorageError as error:
+                if error.kind == ErrorKind.OBJECT_NOT_FOUND:
+                    raise LostRaceError(key) from error
+                raise
+            if _version(current) != version:
+                raise LostRaceError(key)
+            with self._translated("write", key):
+                await self._pipe(path, content)
+        return _version(content)
+
+    def _require_single_writer(self, verb: str, key: str) -> None:
+        if not self._single_writer:
+            raise StorageError(
+                f"{self.description} cannot {verb} {key!r} conditionally through fsspec, so "
+                "commits of several processes could overwrite each other. If only one process "
+                "ever writes this repository at a time, pass single_writer=True",
+                ErrorKind.STORAGE_CONFIG,
+            )
+
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        """Delete objects; those that are not there count as deleted."""
+
+        async def delete(key: str) -> None:
+            with contextlib.suppress(FileNotFoundError):
+                await self._call("rm_file", self._path(key))
+
+        with self._translated("delete", keys[0] if keys else ""):
+            await gather_limited(_DELETES_IN_PARALLEL, (delete(key) for key in keys))
+
+    # ---------------------------------------------------------------- about itself
+
+    def default_settings(self) -> StorageSettings:
+        """Return this backend's settings: as for buckets, without metadata."""
+        return StorageSettings(
+            concurrency=StorageConcurrencySettings(),
+            retries=StorageRetriesSettings(),
+            unsafe_use_conditional_create=self._creates_atomically,
+            unsafe_use_conditional_update=False,
+            unsafe_use_metadata=False,
+        )
+
+    @property
+    def description(self) -> str:
+        """Return the URL, without a password in it."""
+        return scrubbed(self._url)
+
+    def _fields(self) -> Iterator[tuple[str, object]]:
+        yield "type", "fsspec"
+        yield "url", self.description
+        yield "conditional_create", self._creates_atomically or self._single_writer
+        yield "conditional_update", self._single_writer
+        yield "single_writer", self._single_writer
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FsspecStorage) and self._recipe() == other._recipe()
+
+    def __hash__(self) -> int:
+        return hash(self._url)
+
+
+def _reopen(
+    url: str, options: Mapping[str, Any], single_writer: bool, settings: StorageSettings | None
+) -> FsspecStorage:
+    storage = FsspecStorage(url, options, single_writer=single_writer)
+    return storage if settings is None else storage.with_settings(settings)
+
+
+def _version(data: bytes) -> Version:
+    return Version(hashlib.blake2b(data, digest_size=16).hexdigest())
+
+
+def _modified_us(info: Mapping[str, Any]) -> int:
+    """Return when an object was written; now, if nobody knows, so that it never looks old."""
+    for name in _TIMES:
+        when = info.get(name)
+        if isinstance(when, str):
+            with contextlib.suppress(ValueError):
+                when = datetime.fromisoformat(when)
+        if isinstance(when, datetime):
+            when = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+        if isinstance(when, int | float):
+            return round(when * 1e6)
+    return time.time_ns() // 1000
