@@ -1,0 +1,84 @@
+"""Where the work of a command runs: threads, a cluster of its own, or somebody's scheduler."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import dask
+from distributed import Client, LocalCluster
+
+from icechunk.cli.exits import CommandError, ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_CONNECT_SECONDS = 10
+
+
+@contextmanager
+def computing(*, workers: int | None = None, scheduler: str | None = None) -> Iterator[Any]:
+    """Make a place to compute the current one for dask.
+
+    Parameters
+    ----------
+    workers : int or None
+        Local worker processes to start; 0 or None for threads of this process.
+    scheduler : str or None
+        Address of a running scheduler to use instead.
+
+    Yields
+    ------
+    distributed.Client or None
+        The client; None for threads.
+
+    Raises
+    ------
+    CommandError
+        The scheduler does not answer.
+    """
+    if scheduler is not None:
+        with _connected(scheduler) as client:
+            yield client
+    elif workers:
+        with _started(workers) as client:
+            yield client
+    else:
+        with dask.config.set(scheduler="threads"):
+            yield None
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Any]:
+    # The library logs every attempt to reconnect; one message of ours is enough.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    try:
+        client = Client(address, timeout=_CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise CommandError(
+            f"no dask scheduler answers at {address}",
+            "Start one with `dask scheduler`, or use --workers N for processes of this machine.",
+            ExitCode.FAILURE,
+        ) from error
+    with client:
+        yield client
+
+
+@contextmanager
+def _started(workers: int) -> Iterator[Any]:
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    with (
+        # Workers must not outlive an interrupted command, nor fill its screen with their logs.
+        dask.config.set({"distributed.worker.daemon": True}),
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=threads,
+            processes=True,
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client

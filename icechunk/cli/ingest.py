@@ -1,0 +1,232 @@
+"""The command ``ingest``: parse what was asked for, and hand it to the job."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Final
+
+import typer
+
+from icechunk.cli.console import Output
+from icechunk.cli.options import (
+    AsJson,
+    Repo,
+    StorageOptions,
+    parse_chunks,
+    parse_pairs,
+    parse_region,
+)
+from icechunk.cli.request import IngestRequest
+
+_READ: Final = "Reading"
+_WRITE: Final = "Writing"
+_COMMIT: Final = "Committing"
+_RUN: Final = "Running"
+
+
+class Mode(StrEnum):
+    """What may happen to what is there."""
+
+    NEW = "w-"
+    REPLACE = "w"
+    ADD = "a"
+    VALUES = "r+"
+
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE...",
+        help="netCDF, HDF5 or GRIB files, Zarr stores (also by URL), or repositories.",
+        show_default=False,
+    ),
+]
+ChunksOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--chunks",
+        metavar="DIM=N,...",
+        help="Chunk shape of new arrays, such as time=24,lat=-1 (-1: whole), or auto. "
+        "Else as the source has it, within reason.",
+        rich_help_panel=_WRITE,
+    ),
+]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        "--group", "-g", metavar="PATH", help="Group to write to.", rich_help_panel=_WRITE
+    ),
+]
+ModeOption = Annotated[
+    Mode | None,
+    typer.Option(
+        "--mode",
+        "-m",
+        help="w-: the group must be new. a: add or replace variables. w: replace the group. "
+        "r+: change values only. Default: a with --append-dim, r+ with --region, else w-.",
+        show_default=False,
+        rich_help_panel=_WRITE,
+    ),
+]
+AppendDim = Annotated[
+    str | None,
+    typer.Option(
+        "--append-dim",
+        metavar="DIM",
+        help="Append along DIM, sources in the order given; creates what is not there yet.",
+        rich_help_panel=_WRITE,
+    ),
+]
+RegionOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--region",
+        metavar="DIM=A:B,...",
+        help="Write into existing arrays, such as time=0:24, or by coordinate values: time=auto.",
+        rich_help_panel=_WRITE,
+    ),
+]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="NAME",
+        help="xarray engine; else by the file's content.",
+        rich_help_panel=_READ,
+    ),
+]
+OpenOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--open-option",
+        metavar="KEY=VALUE",
+        help="Passed to the engine; values may be JSON.",
+        rich_help_panel=_READ,
+    ),
+]
+
+
+def ingest(
+    sources: Sources,
+    repo: Repo,
+    *,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only show what would be written.", rich_help_panel=_RUN)
+    ] = False,
+    chunks: ChunksOption = None,
+    group: Group = None,
+    mode: ModeOption = None,
+    append_dim: AppendDim = None,
+    region: RegionOption = None,
+    branch: Annotated[
+        str, typer.Option("--branch", "-b", help="Branch to commit to.", rich_help_panel=_COMMIT)
+    ] = "main",
+    message: Annotated[
+        str | None,
+        typer.Option(
+            "--message",
+            help="Commit message; else the names of the sources.",
+            rich_help_panel=_COMMIT,
+        ),
+    ] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metadata",
+            metavar="KEY=VALUE",
+            help="Commit metadata. Repeatable.",
+            rich_help_panel=_COMMIT,
+        ),
+    ] = None,
+    commit_each: Annotated[
+        bool,
+        typer.Option(
+            "--commit-each",
+            help="One commit for each source, not one for all.",
+            rich_help_panel=_COMMIT,
+        ),
+    ] = False,
+    create: Annotated[
+        bool,
+        typer.Option(
+            "--create/--no-create",
+            help="Create the repository when there is none.",
+            rich_help_panel=_WRITE,
+        ),
+    ] = True,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            "-w",
+            min=0,
+            metavar="N",
+            help="Use N local processes; else threads of this one.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler",
+            metavar="ADDRESS",
+            help="Use a running dask scheduler, such as tcp://host:8786.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    engine: Engine = None,
+    open_option: OpenOptions = None,
+    decode: Annotated[
+        bool,
+        typer.Option(
+            "--decode",
+            help="Store decoded values and times, not the packed ones.",
+            rich_help_panel=_READ,
+        ),
+    ] = False,
+    as_json: AsJson = False,
+    storage_option: StorageOptions = None,
+) -> None:
+    """Store files or Zarr stores in a repository, as one commit.
+
+    Values and attributes are stored as the source has them, packed integers too.
+    Chunks are written in parallel, and nothing shows until the commit at the end.
+
+    For example:
+      icechunk ingest data.nc my-repo
+      icechunk ingest data.nc my-repo --plan
+      icechunk ingest jan.nc feb.nc mar.nc my-repo --append-dim time --workers 4
+      icechunk ingest fix.nc my-repo --region time=auto
+      icechunk ingest model.grib s3://bucket/repo -g /forecast --chunks time=24
+    """
+    if workers is not None and scheduler is not None:
+        raise typer.BadParameter("--workers and --scheduler exclude each other")
+    if append_dim is not None and region:
+        raise typer.BadParameter("--append-dim and --region exclude each other")
+    if region and len(sources) > 1:
+        raise typer.BadParameter("--region takes one source at a time")
+    request = IngestRequest(
+        sources=tuple(sources),
+        location=repo,
+        storage_options=tuple(storage_option or ()),
+        plan_only=plan,
+        chunks=parse_chunks(chunks),
+        group=group,
+        mode=mode.value if mode else None,
+        append_dim=append_dim,
+        region=parse_region(region),
+        branch=branch,
+        message=message,
+        metadata=parse_pairs(metadata, "--metadata"),
+        commit_each=commit_each,
+        create=create,
+        workers=workers,
+        scheduler=scheduler,
+        engine=engine,
+        open_options=parse_pairs(open_option, "--open-option"),
+        decode=decode,
+    )
+    # Deferred: xarray and dask take a second to load, and --help must not wait for them.
+    from icechunk.cli.ingest_job import run_ingest  # noqa: PLC0415
+
+    run_ingest(request, Output.from_streams(as_json=as_json))

@@ -1,0 +1,251 @@
+"""What ``icechunk ingest`` does: open, check, plan, write, commit."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+from zarr.errors import ContainsArrayError, ContainsGroupError
+
+from icechunk.cli import prepare, render, writing
+from icechunk.cli.cluster import computing
+from icechunk.cli.exits import CommandError, ExitCode
+from icechunk.cli.repos import branch_tip, is_url, open_repository, storage_at
+from icechunk.cli.sources import AS_STORED, open_source
+from icechunk.cli.units import count_text, seconds_text
+from icechunk.dask import WritePlan, plan_write
+from icechunk.errors import RepositoryNotFoundError
+from icechunk.repository import Repository
+from icechunk.storage import in_memory_storage
+from icechunk.xarray import resolve_region
+
+if TYPE_CHECKING:
+    from icechunk.cli.console import Output
+    from icechunk.cli.request import IngestRequest
+    from icechunk.session import Session
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """One dataset, ready to be written to a session, and how."""
+
+    dataset: xr.Dataset
+    plan: WritePlan
+    how: dict[str, Any]
+
+
+def run_ingest(request: IngestRequest, output: Output) -> None:
+    """Do what was asked, and show it.
+
+    Parameters
+    ----------
+    request : IngestRequest
+        The options.
+    output : Output
+        Where plan, progress and result go.
+    """
+    began = time.monotonic()
+    _check_places(request)
+    named = [(_short(source), _opened(source, request, output)) for source in request.sources]
+    if request.plan_only:
+        _show_plan(request, output, named)
+        return
+    if not request.commit_each:
+        named = [(_names(request), prepare.combined(named, request.append_dim))]
+    with computing(workers=request.workers, scheduler=request.scheduler) as client:
+        repository = _repository(request, output)
+        branch_tip(repository, request.branch)
+        commits = []
+        with writing.telling_the_truth(repository, request.branch, request.location):
+            for name, dataset in named:
+                commits.append(_ingest_one(request, output, client, repository, name, dataset))
+    seconds = round(time.monotonic() - began, 3)
+    data = {
+        "repository": request.location,
+        "branch": request.branch,
+        "commits": commits,
+        "seconds": seconds,
+    }
+    if output.as_json:
+        output.show(data, "")
+    for commit in commits:
+        output.done(f"committed {commit['id']} to {request.branch}: {commit['message']}")
+    output.say(f"  {request.location}, {seconds_text(seconds)}")
+
+
+def _check_places(request: IngestRequest) -> None:
+    if request.location.startswith("memory:") and (request.workers or request.scheduler):
+        raise CommandError(
+            "memory: is the memory of one process; other processes cannot write to it",
+            "Leave --workers and --scheduler out, or give a directory.",
+            ExitCode.USAGE,
+        )
+    if request.append_dim is None and len(request.sources) > 1:
+        prepare.combined([(s, xr.Dataset()) for s in request.sources], None)
+
+
+def _short(source: str) -> str:
+    return source if is_url(source) else Path(source).name
+
+
+def _names(request: IngestRequest) -> str:
+    names = [_short(source) for source in request.sources]
+    if len(names) <= 3:
+        return ", ".join(names)
+    return f"{names[0]} to {names[-1]}, {len(names)} sources"
+
+
+def _opened(source: str, request: IngestRequest, output: Output) -> xr.Dataset:
+    def remark(text: str) -> None:
+        output.say(f"note: {_short(source)}: {text}")
+
+    dataset, zarr_format_3 = open_source(
+        source, engine=request.engine, options=request.open_options, decode=request.decode
+    )
+    cleaned = prepare.cleaned(dataset, zarr_format_3=zarr_format_3, remark=remark)
+    if not cleaned.variables:
+        raise CommandError(f"{source}: there are no variables in it", None, ExitCode.USAGE)
+    return cleaned
+
+
+def _repository(request: IngestRequest, output: Output) -> Repository:
+    if not request.create:
+        return open_repository(request.location, list(request.storage_options))
+    storage = storage_at(request.location, list(request.storage_options))
+    if Repository.exists(storage):
+        return Repository.open(storage)
+    repository = Repository.create(storage)
+    output.say(f"created the repository {request.location}")
+    return repository
+
+
+def _show_plan(request: IngestRequest, output: Output, named: list[tuple[str, xr.Dataset]]) -> None:
+    """Plan against what is there, or against nothing; write nothing either way."""
+    dataset = prepare.combined(named, request.append_dim)
+    try:
+        storage = storage_at(request.location, list(request.storage_options))
+        repository = Repository.open(storage)
+        exists = True
+    except RepositoryNotFoundError:
+        if not request.create:
+            open_repository(request.location, list(request.storage_options))
+        repository = Repository.create(in_memory_storage())
+        exists = False
+    branch_tip(repository, request.branch)
+    session = repository.writable_session(request.branch)
+    step = _planned(request, session, _names(request), dataset)
+    data = {
+        "repository": request.location,
+        "creates_repository": not exists,
+        "branch": request.branch,
+        "commits": len(named) if request.commit_each else 1,
+        **step.plan.to_dict(),
+    }
+    output.show(data, render.plan(data))
+
+
+def _ingest_one(
+    request: IngestRequest,
+    output: Output,
+    client: Any,
+    repository: Repository,
+    name: str,
+    dataset: xr.Dataset,
+) -> dict[str, Any]:
+    session = repository.writable_session(request.branch)
+    step = _planned(request, session, name, dataset)
+    output.say(f"{name}: {writing.plan_line(step.plan)}")
+    writing.write(output, client, step.dataset, session, step.plan, **step.how)
+    verb = "Append" if step.how["append_dim"] else "Update" if request.region else "Ingest"
+    message = request.message or f"{verb} {name}"
+    snapshot_id = writing.commit(session, message, request.metadata)
+    return {"id": snapshot_id, "message": message, **_totals(step.plan)}
+
+
+def _totals(plan: WritePlan) -> dict[str, Any]:
+    names = ("size_bytes", "zarr_chunks", "write_tasks")
+    return {
+        "variables": [row.name for row in plan.variables],
+        **{name: getattr(plan, name) for name in names},
+    }
+
+
+def _planned(request: IngestRequest, session: Session, name: str, dataset: xr.Dataset) -> _Step:
+    there = _existing(request, session)
+    grows = request.append_dim is not None and any(
+        request.append_dim in variable.dims for variable in there.variables.values()
+    )
+    region: Any = request.region
+    if grows:
+        prepare.check_joinable(dataset, name, there, request.location, str(request.append_dim))
+        prepare.check_no_overlap(dataset, there, str(request.append_dim), request.location)
+        dataset = prepare.without_static(
+            dataset, {request.append_dim}, set(map(str, there.variables))
+        )
+    elif region is not None:
+        dataset = _for_region(request, name, dataset, there)
+        region = resolve_region(dataset, session, region, group=request.group)
+    replaces = request.mode in {"w", "w-"} or not (grows or region is not None)
+    dataset = prepare.chunked(dataset, request.chunks, explicit_only=not replaces)
+    how: dict[str, Any] = {
+        "group": request.group,
+        "mode": request.mode or ("a" if request.append_dim else "r+" if region else "w-"),
+        "append_dim": request.append_dim if grows else None,
+        "region": region,
+        "align_chunks": True,
+    }
+    if how["mode"] == "w-" and (there.variables or there.attrs):
+        raise _occupied(request, there)
+    plan = plan_write(dataset, session, **how)
+    plan.raise_for_problems()
+    return _Step(dataset=dataset, plan=plan, how=how)
+
+
+def _existing(request: IngestRequest, session: Session) -> xr.Dataset:
+    """Open the group that is written to, decoded as the sources are; empty when it is not there."""
+    how: dict[str, Any] = {} if request.decode else dict(AS_STORED)
+    try:
+        return xr.open_zarr(
+            session.store, group=request.group, consolidated=False, chunks={}, **how
+        )
+    except FileNotFoundError:
+        return xr.Dataset()
+    except (ContainsArrayError, ContainsGroupError) as error:
+        raise CommandError(
+            f"{request.group or '/'} of {request.location} is an array, not a group",
+            "Choose another --group.",
+            ExitCode.CONFLICT,
+        ) from error
+
+
+def _for_region(
+    request: IngestRequest, name: str, dataset: xr.Dataset, there: xr.Dataset
+) -> xr.Dataset:
+    if not there.variables:
+        raise CommandError(
+            f"{request.group or '/'} of {request.location} holds no arrays to write a region of",
+            "Leave --region out to create them.",
+            ExitCode.NOT_FOUND,
+        )
+    for variable in map(str, dataset.variables):
+        if variable in there.variables:
+            new, base = dataset[variable].variable, there[variable].variable
+            prepare.check_meaning(variable, new, name, base, request.location)
+    dims: set[Any] = set(dataset.dims) if request.region == "auto" else set(request.region or ())
+    return prepare.without_static(dataset, dims, set(map(str, dataset.variables)))
+
+
+def _occupied(request: IngestRequest, there: xr.Dataset) -> CommandError:
+    names = ", ".join(map(str, list(there.variables)[:6]))
+    more = (
+        f" and {count_text(len(there.variables) - 6, 'other')}" if len(there.variables) > 6 else ""
+    )
+    return CommandError(
+        f"{request.group or '/'} of {request.location} is not empty: {names}{more}",
+        "--append-dim DIM appends, --mode a adds or replaces variables, --mode w replaces all, "
+        "--group PATH puts it elsewhere.",
+        ExitCode.CONFLICT,
+    )

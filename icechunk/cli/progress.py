@@ -1,0 +1,182 @@
+"""A progress bar for dask computations: bytes done, rate, time left."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from dask.callbacks import Callback
+from distributed.diagnostics.plugin import SchedulerPlugin
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+from rich.text import Text
+
+from icechunk.cli.units import bytes_text, count_text, seconds_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from icechunk.cli.console import Output
+
+_TOPIC: Final = "icechunk-progress"
+_SECONDS_BETWEEN_REPORTS: Final = 0.1
+
+
+@dataclass(slots=True, kw_only=True)
+class Meter:
+    """Counts finished tasks by the start of their names, each task once.
+
+    Parameters
+    ----------
+    weights : mapping
+        Bytes that one task of each name stands for; other tasks do not count.
+    """
+
+    weights: Mapping[str, float]
+    done_bytes: float = 0.0
+    done_tasks: int = 0
+    _seen: set[Any] = field(default_factory=set)
+
+    def count(self, key: Any) -> bool:
+        """Count a finished task; return whether it is one of ours and new.
+
+        A task whose result got lost with its worker runs again, and must not count twice.
+        """
+        name = key[0] if isinstance(key, tuple) else key
+        prefix = name.rpartition("-")[0] if isinstance(name, str) else ""
+        weight = self.weights.get(prefix)
+        if weight is None or key in self._seen:
+            return False
+        self._seen.add(key)
+        self.done_bytes += weight
+        self.done_tasks += 1
+        return True
+
+
+class _SchedulerMeter(SchedulerPlugin):  # type: ignore[misc] # distributed has no types
+    """The meter inside a dask scheduler, which alone hears of every finished task."""
+
+    name = _TOPIC
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        self._meter = Meter(weights=dict(weights))
+        self._last = 0.0
+        self._scheduler: Any = None
+
+    async def start(self, scheduler: Any) -> None:
+        self._scheduler = scheduler
+
+    def transition(self, key: Any, start: str, finish: str, *_args: Any, **_kwargs: Any) -> None:
+        """Hear of a task's new state."""
+        if start == "processing" and finish == "memory" and self._meter.count(key):
+            now = time.monotonic()
+            if now - self._last >= _SECONDS_BETWEEN_REPORTS:
+                self._last = now
+                report = (self._meter.done_bytes, self._meter.done_tasks)
+                self._scheduler.log_event(_TOPIC, report)
+
+
+class _LocalMeter(Callback):  # type: ignore[misc] # dask has no types
+    """The meter for dask's schedulers of one process."""
+
+    def __init__(self, meter: Meter, report: Callable[[float, int], None]) -> None:
+        super().__init__()
+        self._count = meter
+        self._report = report
+
+    def _posttask(self, key: Any, *_args: Any) -> None:
+        if self._count.count(key):
+            self._report(self._count.done_bytes, self._count.done_tasks)
+
+
+class _SizeColumn(ProgressColumn):
+    def render(self, task: Any) -> Text:
+        done, total = bytes_text(task.completed), bytes_text(task.total or 0)
+        return Text(f"{done} of {total}", style="none")
+
+
+class _RateColumn(ProgressColumn):
+    def render(self, task: Any) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{bytes_text(speed)}/s" if speed else "", style="dim")
+
+
+class _TimeColumn(ProgressColumn):
+    def render(self, task: Any) -> Text:
+        if task.finished:
+            return Text(f"in {seconds_text(task.finished_time or 0)}", style="dim")
+        left = task.time_remaining
+        return Text(f"{seconds_text(left)} left" if left is not None else "", style="dim")
+
+
+@contextmanager
+def progress(
+    output: Output,
+    client: Any,
+    label: str,
+    weights: Mapping[str, float],
+    total_bytes: int,
+    total_tasks: int,
+) -> Iterator[None]:
+    """Show how far the computations inside the block are.
+
+    Parameters
+    ----------
+    output : Output
+        The bar goes to standard error; without a terminal there is one line at the end.
+    client : distributed.Client or None
+        Where the computations run.
+    label : str
+        What is being done.
+    weights : mapping
+        Bytes per task, by the start of its name up to the last hyphen.
+    total_bytes, total_tasks : int
+        What it will come to.
+    """
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        _SizeColumn(),
+        _RateColumn(),
+        _TimeColumn(),
+        console=output.err,
+        disable=not output.err.is_terminal,
+    )
+    began = time.monotonic()
+    with bar:
+        shown = bar.add_task(label, total=total_bytes or 1)
+
+        def report(done_bytes: float, _done_tasks: int) -> None:
+            bar.update(shown, completed=done_bytes)
+
+        with _metered(client, weights, report):
+            yield
+        bar.update(shown, completed=total_bytes or 1)
+    if not output.err.is_terminal:
+        took = max(time.monotonic() - began, 1e-9)
+        rate = bytes_text(total_bytes / took)
+        tasks = count_text(total_tasks, "task")
+        output.say(f"{label}: {bytes_text(total_bytes)} in {tasks}, {seconds_text(took)}, {rate}/s")
+
+
+@contextmanager
+def _metered(
+    client: Any, weights: Mapping[str, float], report: Callable[[float, int], None]
+) -> Iterator[None]:
+    if client is None:
+        with _LocalMeter(Meter(weights=weights), report):
+            yield
+        return
+
+    def heard(event: tuple[float, Any]) -> None:
+        done_bytes, done_tasks = event[1]
+        report(done_bytes, done_tasks)
+
+    client.subscribe_topic(_TOPIC, heard)
+    client.register_plugin(_SchedulerMeter(weights))
+    try:
+        yield
+    finally:
+        client.unregister_scheduler_plugin(_TOPIC)
+        client.unsubscribe_topic(_TOPIC)

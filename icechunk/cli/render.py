@@ -1,0 +1,251 @@
+"""From plain data to what a terminal shows. Nothing here reads or writes anything."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from icechunk.cli.spans import span_text
+from icechunk.cli.units import bytes_text, count_text, shape_text, time_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from rich.console import RenderableType
+
+# One meaning, one style, everywhere.
+ID: Final = "yellow"
+BRANCH: Final = "bold green"
+TAG: Final = "bold cyan"
+NAME: Final = "bold"
+QUIET: Final = "dim"
+_SPANS_SHOWN: Final = 6
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def clean(text: str) -> str:
+    """Return text of unknown origin without control characters, which could steer the terminal."""
+    return _CONTROL.sub("�", text.replace("\r\n", "\n"))
+
+
+def table(*columns: str | tuple[str, str]) -> Table:
+    """Return an empty calm table; a column given as ``(name, "right")`` is right-aligned."""
+    result = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style=QUIET, show_edge=False)
+    for column in columns:
+        name, justify = (column, "left") if isinstance(column, str) else column
+        result.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type] # literal
+    return result
+
+
+def _labels(data: Mapping[str, Any]) -> Text:
+    parts: list[tuple[str, str]] = [(clean(name), BRANCH) for name in data["branches"]]
+    parts += [(f"tag {clean(name)}", TAG) for name in data["tags"]]
+    text = Text()
+    for part, style in parts:
+        text.append("  ")
+        text.append(part, style)
+    return text
+
+
+def _metadata_lines(metadata: Mapping[str, Any]) -> list[Text]:
+    shown = {k: v for k, v in metadata.items() if k != "__icechunk"}
+    lines = []
+    for key, value in sorted(shown.items()):
+        text = value if isinstance(value, str) else json.dumps(value, default=str)
+        lines.append(Text(f"{clean(key)}: {clean(text)}", style=QUIET))
+    return lines
+
+
+class _Timeline:
+    """Commits as dots on a line; plain characters where the terminal has no others."""
+
+    def __init__(self, entries: Sequence[Sequence[Text]]) -> None:
+        self._entries = entries
+
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
+        dot, line = ("*", "|") if options.ascii_only else ("●", "│")
+        last = len(self._entries) - 1
+        for index, lines in enumerate(self._entries):
+            rail = " " if index == last else line
+            grid = Table.grid(padding=(0, 2))
+            grid.add_column(width=1, style=QUIET)
+            grid.add_column(overflow="fold")
+            grid.add_row(Text(dot, style=ID), lines[0])
+            for text in lines[1:]:
+                height = max(1, len(text.wrap(_console, max(options.max_width - 3, 1))))
+                grid.add_row("\n".join([rail] * height), text)
+            if index != last:
+                grid.add_row(rail, "")
+            yield grid
+
+
+def history(commits: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Return a history, newest first."""
+    return _Timeline([_commit_lines(commit) for commit in commits])
+
+
+def _commit_lines(data: Mapping[str, Any]) -> list[Text]:
+    head = Text.assemble((data["id"], ID), ("  " + time_text(data["written_at"]), QUIET))
+    message = [Text(line) for line in clean(data["message"]).splitlines()]
+    return [head + _labels(data), *message, *_metadata_lines(data["metadata"])]
+
+
+def commit(data: Mapping[str, Any]) -> RenderableType:
+    """Return one commit with its changes."""
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style=QUIET)
+    facts.add_column(overflow="fold")
+    facts.add_row("commit", Text.assemble((data["id"], ID)) + _labels(data))
+    facts.add_row("parent", Text(data["parent_id"] or "none: the first", style=ID))
+    facts.add_row("written", time_text(data["written_at"]))
+    manifests = data["manifests"]
+    holds = count_text(manifests["chunk_references"], "chunk reference")
+    files = count_text(manifests["files"], "manifest")
+    facts.add_row("holds", f"{holds} in {files}, {bytes_text(manifests['size_bytes'])}")
+    for line in _metadata_lines(data["metadata"]):
+        key, _, value = line.plain.partition(": ")
+        facts.add_row(key, value)
+    message = Padding(Text(clean(data["message"])), (1, 0, 1, 2))
+    if data["changes"] is None:
+        return Group(facts, message)
+    return Group(facts, message, difference(data["changes"]))
+
+
+_SIGNS: Final = (
+    ("new_groups", "+", "green", "group"),
+    ("new_arrays", "+", "green", "array"),
+    ("updated_groups", "~", "yellow", "group, metadata"),
+    ("updated_arrays", "~", "yellow", "array, metadata"),
+    ("deleted_groups", "-", "red", "group"),
+    ("deleted_arrays", "-", "red", "array"),
+)
+
+
+def difference(data: Mapping[str, Any]) -> RenderableType:
+    """Return what changed: nodes with a sign, chunks as ranges."""
+    rows = Table.grid(padding=(0, 2))
+    rows.add_column(width=1)
+    rows.add_column(overflow="fold")
+    rows.add_column(style=QUIET, overflow="fold")
+    for key, sign, style, what in _SIGNS:
+        for path in data[key]:
+            rows.add_row(Text(sign, style=style), Text(clean(path), style=NAME), what)
+    for move in data["moved_nodes"]:
+        both = Text(f"{clean(move['from'])} -> {clean(move['to'])}", style=NAME)
+        rows.add_row(Text(">", style="blue"), both, "moved")
+    for path, chunks in data["updated_chunks"].items():
+        changed = Text(count_text(chunks["count"], "chunk") + "  " + _chunk_ranges(chunks))
+        rows.add_row(Text("~", style="yellow"), Text(clean(path), style=NAME), changed)
+    return rows if rows.row_count else Text("no difference", style=QUIET)
+
+
+def _chunk_ranges(chunks: Mapping[str, Any]) -> str:
+    if "coordinates" in chunks:
+        return " ".join(str(c) for c in chunks["coordinates"])
+    spans = chunks["ranges"]
+    more = f" and {len(spans) - _SPANS_SHOWN} more" if len(spans) > _SPANS_SHOWN else ""
+    return " ".join(span_text(span) for span in spans[:_SPANS_SHOWN]) + more
+
+
+def refs(rows: Sequence[Mapping[str, Any]], kind: str) -> RenderableType:
+    """Return branches or tags as a table."""
+    if not rows:
+        return Text(f"no {kind}s" if kind == "tag" else f"no {kind}es", style=QUIET)
+    result = table(kind, "commit", "written", "message")
+    for row in rows:
+        first_line = clean(row["message"]).partition("\n")[0]
+        name = Text(clean(row["name"]), style=BRANCH if kind == "branch" else TAG)
+        result.add_row(name, Text(row["snapshot_id"], style=ID), time_text(row["written_at"]),
+                       Text(first_line))  # fmt: skip
+    return result
+
+
+def _dims_text(data: Mapping[str, Any]) -> str:
+    names = data["dimension_names"]
+    if not names:
+        return shape_text(data["shape"])
+    sides = zip(names, data["shape"], strict=True)
+    return ", ".join(f"{clean(name)} {size}" if name else str(size) for name, size in sides)
+
+
+def listing(nodes: Iterable[Mapping[str, Any]]) -> RenderableType:
+    """Return the nodes directly below a group as a table."""
+    result = table("name", "type", "dimensions", "chunks", ("size", "right"))
+    for node in nodes:
+        if node["kind"] == "group":
+            result.add_row(Text(clean(node["name"]) + "/", style="bold blue"), "group", "", "", "")
+            continue
+        name = Text(clean(node["name"] or node["path"]), style=NAME)
+        result.add_row(name, node["dtype"], _dims_text(node), shape_text(node["chunks"]),
+                       bytes_text(node["size_bytes"]))  # fmt: skip
+    return result if result.row_count else Text("empty", style=QUIET)
+
+
+def node_tree(data: Mapping[str, Any]) -> RenderableType:
+    """Return nested nodes as a tree."""
+    root = Tree(_node_label(data), guide_style=QUIET)
+    _grow(root, data)
+    return root
+
+
+def _grow(branch: Tree, data: Mapping[str, Any]) -> None:
+    for child in data.get("children", ()):
+        _grow(branch.add(_node_label(child)), child)
+
+
+def _node_label(data: Mapping[str, Any]) -> Text:
+    name = clean(data["name"]) or data["path"]
+    if data["kind"] == "group":
+        label = Text(name, style="bold blue")
+        if not data.get("children", True):
+            label.append("  empty", QUIET)
+        return label
+    facts = f"  {data['dtype']}  ({_dims_text(data)})  {bytes_text(data['size_bytes'])}"
+    return Text.assemble((name, NAME), (facts, QUIET))
+
+
+def plan(data: Mapping[str, Any]) -> RenderableType:
+    """Return a write plan as a table."""
+    result = table(
+        "variable", "shape", "type", "chunk", ("chunks", "right"), ("tasks", "right"),
+        ("size", "right"),
+    )  # fmt: skip
+    for row in data["variables"]:
+        chunk = row["zarr_chunk_shape"]
+        result.add_row(
+            Text(clean(row["name"]), style=NAME),
+            shape_text(row["shape"]),
+            row["dtype"],
+            Text("whole", style=QUIET) if chunk is None else shape_text(chunk),
+            "1" if row["zarr_chunks"] is None else f"{row['zarr_chunks']:,}",
+            f"{row['tasks']:,}" if row["tasks"] else Text("at once", style=QUIET),
+            bytes_text(row["size_bytes"]),
+        )
+    result.add_section()
+    result.add_row(
+        Text("in all", style=QUIET), "", "", "", f"{data['zarr_chunks']:,}",
+        f"{data['write_tasks']:,}", bytes_text(data["size_bytes"]),
+    )  # fmt: skip
+    largest = bytes_text(data["largest_block_bytes"])
+    merges = count_text(data["merge_tasks"], "merge task")
+    notes = [f"{merges}, largest block in memory {largest}"]
+    if "commits" in data:
+        where = f"group {data['group']}, branch {data['branch']} of {data['repository']}"
+        notes.append(f"{where}, {count_text(data['commits'], 'commit')}")
+    if data.get("creates_repository"):
+        notes.append("the repository would be created")
+    lines = [Text(clean(note), style=QUIET) for note in notes]
+    problems = [
+        Text(f"! {problem}", style="red")
+        for row in data["variables"]
+        for problem in row["problems"]
+    ]
+    return Group(result, Text(), *lines, *problems)

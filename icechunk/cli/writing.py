@@ -1,0 +1,107 @@
+"""What the jobs share: writing with a progress bar, committing, and the truth after Ctrl-C."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from icechunk.cli.progress import progress
+from icechunk.cli.units import bytes_text, count_text
+from icechunk.conflicts import ConflictDetector
+from icechunk.errors import IcechunkError
+from icechunk.xarray import to_icechunk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import xarray as xr
+
+    from icechunk.cli.console import Output
+    from icechunk.dask import WritePlan
+    from icechunk.repository import Repository
+    from icechunk.session import Session
+
+
+def write(
+    output: Output,
+    client: Any,
+    dataset: xr.Dataset,
+    session: Session,
+    plan: WritePlan,
+    *,
+    indent: str = "",
+    **how: Any,
+) -> None:
+    """Write a dataset into a session and show how far it is.
+
+    Parameters
+    ----------
+    output : Output
+        Gets the progress bar.
+    client : distributed.Client or None
+        Where the tasks run.
+    dataset : xarray.Dataset
+        What to write.
+    session : Session
+        Where to; not committed.
+    plan : WritePlan
+        Says what each task is worth.
+    indent : str
+        Put before the progress bar.
+    **how
+        Passed to `icechunk.xarray.to_icechunk`.
+    """
+    weights = {
+        f"icechunk-write-{row.name}": row.size_bytes / row.tasks
+        for row in plan.variables
+        if row.tasks
+    }
+    total = sum(row.size_bytes for row in plan.variables if row.tasks)
+    with progress(output, client, f"{indent}writing", weights, total, plan.write_tasks):
+        to_icechunk(dataset, session, **how)
+
+
+def plan_line(plan: WritePlan) -> str:
+    """Return a plan in one line."""
+    return (
+        f"{count_text(len(plan.variables), 'variable')}, {bytes_text(plan.size_bytes)}, "
+        f"{count_text(plan.zarr_chunks, 'chunk')}, {count_text(plan.write_tasks, 'task')}"
+    )
+
+
+def commit(session: Session, message: str, metadata: Mapping[str, Any] | None = None) -> str:
+    """Commit; when others committed meanwhile and touched other chunks, on top of them."""
+    return session.commit(message, dict(metadata or {}), rebase_with=ConflictDetector())
+
+
+@contextmanager
+def telling_the_truth(repository: Repository, branch: str, place: str) -> Iterator[None]:
+    """Let an interrupt say what state the branch is in.
+
+    Parameters
+    ----------
+    repository : Repository
+        What is written to.
+    branch : str
+        Branch that commits go to.
+    place : str
+        The repository's name for the message.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        With that message.
+    """
+    before = repository.lookup_branch(branch)
+    try:
+        yield
+    except KeyboardInterrupt:
+        try:
+            tip = repository.lookup_branch(branch)
+        except IcechunkError as error:
+            message = f"Whether {place} got a commit could not be checked: {error}"
+        else:
+            message = f"Nothing was committed to {place}; branch {branch} is at {tip}."
+            if tip != before:
+                message = f"Branch {branch} of {place} is at {tip}; nothing after it was committed."
+        raise KeyboardInterrupt(message) from None
