@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
+from icechunk._io.loop import run, run_now
 from icechunk.core.changes import ChangeSet
 from icechunk.core.commit import updated_node
 from icechunk.core.nodes import parse_document
@@ -33,11 +34,11 @@ from icechunk.format.chunk_table import (
 )
 from icechunk.format.snapshot import NodeKind, NodeSnapshot
 from icechunk.ids import NodeId, id_text, new_node_id, new_object_id
-from icechunk.paths import NodePath, is_within
+from icechunk.paths import NodePath, sorted_within
 from icechunk.storage.base import ByteRange
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 
     from icechunk._typing import I64Array
     from icechunk.assets.manager import AssetManager
@@ -101,10 +102,17 @@ class Checkout:
         Files of the repository.
     virtual : VirtualReader
         Reads chunks that live outside the repository.
-    base : Base
-        What the changes lie on.
+    snapshot_id : ObjectId
+        Snapshot the changes lie on.
     mode : SessionMode
         What may be done.
+    base : Base, optional
+        What the changes lie on, where it was read already.
+    load : callable, optional
+        Reads the base on first use, where it was not: a session that travels between processes
+        is unpickled without I/O.
+    changes : ChangeSet, optional
+        Uncommitted changes; none by default.
 
     Notes
     -----
@@ -116,23 +124,36 @@ class Checkout:
         self,
         assets: AssetManager,
         virtual: VirtualReader,
-        base: Base,
+        snapshot_id: ObjectId,
         mode: SessionMode,
+        *,
+        base: Base | None = None,
+        load: Callable[[], Coroutine[Any, Any, Base]] | None = None,
         changes: ChangeSet | None = None,
     ) -> None:
         self.assets = assets
         self.virtual = virtual
-        self.base = base
+        self.snapshot_id = snapshot_id
         self.mode = mode
         self.changes = ChangeSet() if changes is None else changes
         self.lock = threading.RLock()
+        self._base = base
+        self._load = load
 
     # -- state --------------------------------------------------------------------------------
 
     @property
-    def snapshot_id(self) -> ObjectId:
-        """Id of the snapshot the changes lie on."""
-        return self.base.snapshot.id
+    def base(self) -> Base:
+        """What the changes lie on; read on first use, blocking."""
+        if self._base is None and self._load is not None:
+            immediate = self.assets.storage.immediate
+            self._base = run_now(self._load()) if immediate else run(self._load())
+        return cast("Base", self._base)
+
+    async def ready(self) -> None:
+        """Read the base now, if that has not happened yet."""
+        if self._base is None and self._load is not None:
+            self._base = await self._load()
 
     def require_writable(self) -> None:
         """Refuse a change where none is allowed.
@@ -159,13 +180,15 @@ class Checkout:
     def rebased(self, snapshot: Snapshot, changes: ChangeSet) -> None:
         """Move to a newer base, with the changes a solver left."""
         with self.lock:
-            self.base = Base.of(snapshot)
+            self._base = Base.of(snapshot)
+            self.snapshot_id = snapshot.id
             self.changes = changes
 
     def committed(self, snapshot: Snapshot) -> None:
         """Become read-only on the snapshot that the changes made."""
         with self.lock:
-            self.base = Base.of(snapshot)
+            self._base = Base.of(snapshot)
+            self.snapshot_id = snapshot.id
             self.changes = ChangeSet()
             self.mode = SessionMode.READONLY
 
@@ -181,6 +204,22 @@ class Checkout:
             return None
         return updated_node(node, self.changes)
 
+    def require_node(self, path: NodePath) -> NodeSnapshot:
+        """Return the node at a path.
+
+        Raises
+        ------
+        NodeNotFoundError
+            Kind ``node-not-found``.
+        """
+        node = self.node(path)
+        if node is None:
+            raise NodeNotFoundError(
+                f"no group or array at {path} in snapshot {id_text(self.snapshot_id)}.",
+                ErrorKind.NODE_NOT_FOUND,
+            )
+        return node
+
     def require_array(self, path: NodePath) -> NodeSnapshot:
         """Return the array at a path.
 
@@ -191,11 +230,7 @@ class Checkout:
         InvalidInputError
             Kind ``not-an-array``; it is a group.
         """
-        node = self.node(path)
-        if node is None:
-            raise NodeNotFoundError(
-                f"no array at {path} in snapshot {self._where()}.", ErrorKind.NODE_NOT_FOUND
-            )
+        node = self.require_node(path)
         if node.kind is not NodeKind.ARRAY:
             raise InvalidInputError(f"{path} is a group, not an array.", ErrorKind.NOT_AN_ARRAY)
         return node
@@ -203,7 +238,7 @@ class Checkout:
     def nodes(self) -> Iterator[NodeSnapshot]:
         """Yield every node: the base's in order, then the new ones by path."""
         with self.lock:
-            new = [node for _, node in sorted(self.changes.new_nodes.items())]
+            new = [self.changes.new_nodes[path] for path in self.changes.sorted_new()]
         for node in self.base.nodes:
             if node.id not in self.changes.deleted:
                 yield updated_node(node, self.changes)
@@ -212,10 +247,18 @@ class Checkout:
     def paths(self) -> Iterator[NodePath]:
         """Yield the path of every node, in the order of `nodes`, without decoding them."""
         with self.lock:
-            new = sorted(self.changes.new_nodes)
+            new = self.changes.sorted_new()
             gone = {node.path for node in self.changes.deleted.values()}
         yield from (NodePath(path) for path in self.base.nodes.paths if path not in gone)
         yield from new
+
+    def paths_within(self, ancestor: NodePath) -> list[NodePath]:
+        """Return the paths of a node and everything below it, whether or not it exists itself."""
+        with self.lock:
+            gone = {node.path for node in self.changes.deleted.values()}
+            new = self.changes.paths_within(ancestor)
+        old = sorted_within(self.base.nodes.paths, ancestor)
+        return [NodePath(path) for path in old if path not in gone] + new
 
     def set_document(self, path: NodePath, data: bytes) -> None:
         """Create or update the node at a path from its ``zarr.json``.
@@ -237,7 +280,7 @@ class Checkout:
                 node = None
             if node is None:
                 created = document.as_node(new_node_id(), path)
-                self.changes.new_nodes[path] = created
+                self.changes.create(created)
                 return
             if node.kind is not document.kind:
                 raise AlreadyExistsError(
@@ -253,8 +296,7 @@ class Checkout:
         """Delete a node and everything below it; nothing there is no error."""
         self.require_writable()
         with self.lock:
-            gone = [p for p in self.paths() if is_within(p, path)]
-            for below in gone:
+            for below in self.paths_within(path):
                 node = self.node(below)
                 if node is not None:
                     self.changes.delete(node, base=below not in self.changes.new_nodes)
@@ -409,8 +451,11 @@ class Checkout:
 
     def _record(self, node: NodeSnapshot, coord: Coordinate, ref: ChunkRef | None) -> None:
         with self.lock:
-            if self.mode is not SessionMode.WRITABLE:
-                self.require_writable()
+            # Both were checked before the bytes were written; a commit or a deletion may have come
+            # in between.
+            self.require_writable()
+            if node.id in self.changes.deleted:
+                self.require_array(NodePath(node.path))
             self.changes.edits(node.id, len(node.shape)).set(coord, ref)
 
     async def _manifest_table(self, node: NodeSnapshot, which: int) -> ChunkTable:
@@ -419,9 +464,6 @@ class Checkout:
             if node_id == node.id:
                 return table
         return ChunkTable.empty(len(node.shape))
-
-    def _where(self) -> str:
-        return id_text(self.snapshot_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,14 @@ trailing slash; a store key is relative. Every rule about what a key means is in
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from dataclasses import dataclass
-from typing import Final, NewType, TypeAlias
+from typing import TYPE_CHECKING, Final, NewType, TypeAlias
 
 from icechunk.errors import ErrorKind, InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 NodePath = NewType("NodePath", str)
 """Absolute path of a group or array: ``/`` or ``/a/b``."""
@@ -145,6 +149,25 @@ def chunk_key(path: NodePath, coord: tuple[int, ...]) -> str:
 def is_within(path: str, ancestor: str) -> bool:
     """Say whether a node path is the ancestor itself or below it."""
     return ancestor == "/" or path == ancestor or path.startswith(ancestor + "/")
+
+
+def sorted_within(paths: Sequence[str], ancestor: str) -> list[str]:
+    """Return a path and everything below it out of a sorted list of paths.
+
+    Notes
+    -----
+    The order is that of UTF-8 bytes, which for Python strings is the order of code points. All
+    paths below ``/a`` lie between ``/a/`` and ``/a0``, since ``0`` follows ``/``; ``/a`` itself
+    need not be beside them (``/a-b`` sorts in between).
+    """
+    if ancestor == "/":
+        return list(paths)
+    found = []
+    at = bisect_left(paths, ancestor)
+    if at < len(paths) and paths[at] == ancestor:
+        found.append(ancestor)
+    found += paths[bisect_left(paths, ancestor + "/") : bisect_left(paths, ancestor + "0")]
+    return found
 
 
 def parent_of(path: NodePath) -> NodePath | None:

@@ -5,10 +5,12 @@ Source: Icechunk specification, section "Storage model and object keys".
 
 from __future__ import annotations
 
+import pickle
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from icechunk._io.flight import Flight
 from icechunk._io.loop import in_thread
+from icechunk._io.registry import Registry
 from icechunk.assets.cache import WeightedCache
 from icechunk.errors import ErrorKind, RepositoryNotFoundError, StorageError
 from icechunk.format.header import WRITER, FileType
@@ -248,3 +250,16 @@ class AssetManager:
     async def _decoded(data: bytes, parse: Callable[[], T]) -> T:
         return parse() if len(data) <= _DECODE_INLINE_BYTES else await in_thread(parse)
 
+
+
+_shared: Final[Registry[bytes, AssetManager]] = Registry(kept=8)
+
+
+def shared_manager(storage: Storage, config: ResolvedConfig) -> AssetManager:
+    """Return this process's manager of a repository that came in from another process.
+
+    All sessions that travelled here for the same storage and configuration share one client and
+    one cache.
+    """
+    key = pickle.dumps((storage, config))
+    return _shared.get(key, lambda: AssetManager(storage, config))

@@ -22,10 +22,10 @@ from icechunk.format.chunk_table import (
     overlay,
 )
 from icechunk.ids import NodeId
-from icechunk.paths import NodePath, is_within
+from icechunk.paths import NodePath, sorted_within
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
 
     from icechunk._typing import U32Array
     from icechunk.core.nodes import NodeDocument
@@ -139,8 +139,8 @@ def table_of(rows: dict[Coordinate, ChunkRef | None], ndim: int) -> ChunkTable:
     return merged([ChunkTable.empty(ndim), *tables, *rest])
 
 
-def _coords(coords: Iterable[Coordinate], ndim: int) -> U32Array:
-    return np.array(list(coords), np.uint32).reshape(-1, ndim)
+def _coords(coords: Collection[Coordinate], ndim: int) -> U32Array:
+    return np.array(list(coords), np.uint32).reshape(len(coords), ndim)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +171,7 @@ class ChangeSet:
     updated: dict[NodeId, NodeDocument] = field(default_factory=dict)
     deleted: dict[NodeId, DeletedNode] = field(default_factory=dict)
     chunks: dict[NodeId, ChunkEdits] = field(default_factory=dict)
+    _sorted_new: list[NodePath] | None = field(default=None, repr=False)
 
     def is_empty(self) -> bool:
         """Say whether nothing was changed."""
@@ -193,6 +194,11 @@ class ChangeSet:
             path = NodePath(node.path)
             self.new_nodes[path] = document.as_node(node.id, path)
 
+    def create(self, node: NodeSnapshot) -> None:
+        """Record a new node."""
+        self.new_nodes[NodePath(node.path)] = node
+        self._sorted_new = None
+
     def delete(self, node: NodeSnapshot, *, base: bool) -> None:
         """Record that a node is gone, with its chunks."""
         self.chunks.pop(node.id, None)
@@ -201,6 +207,7 @@ class ChangeSet:
             self.deleted[node.id] = DeletedNode(NodePath(node.path), node.kind)
         else:
             del self.new_nodes[NodePath(node.path)]
+            self._sorted_new = None
 
     def edits(self, node_id: NodeId, ndim: int) -> ChunkEdits:
         """Return the chunk edits of a node, made on first use."""
@@ -214,9 +221,17 @@ class ChangeSet:
         found = self.chunks.get(node_id)
         return ChunkTable.empty(ndim) if found is None else found.table()
 
-    def new_within(self, ancestor: NodePath) -> list[NodeSnapshot]:
-        """Return the new nodes at or below a path."""
-        return [node for path, node in self.new_nodes.items() if is_within(path, ancestor)]
+    def sorted_new(self) -> list[NodePath]:
+        """Return the paths of the new nodes in order."""
+        if self._sorted_new is None:
+            self._sorted_new = sorted(self.new_nodes)
+        return self._sorted_new
+
+    def paths_within(self, ancestor: NodePath) -> list[NodePath]:
+        """Return the paths of the new nodes at or below a path, in order."""
+        if not self.new_nodes:
+            return []
+        return [NodePath(path) for path in sorted_within(self.sorted_new(), ancestor)]
 
     def chunk_count(self) -> int:
         """Return how many chunks were set or deleted."""

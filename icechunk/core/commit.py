@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from icechunk.format.snapshot import NodeKind
+from icechunk.format.snapshot import ManifestFiles, NodeKind
 from icechunk.format.transaction_log import TransactionLog
 
 if TYPE_CHECKING:
@@ -95,6 +95,23 @@ def next_nodes(
         for node in changes.new_nodes.values()
     )
     return base.edited(upserts, removed)
+
+
+def next_manifest_files(
+    parent: ManifestFiles, nodes: NodeTable, written: ManifestFiles
+) -> ManifestFiles:
+    """Return the records of all manifests that the next snapshot's arrays use.
+
+    Parameters
+    ----------
+    parent : ManifestFiles
+        Records of the parent snapshot; sizes and counts of reused manifests come from there.
+    nodes : NodeTable
+        Nodes of the next snapshot.
+    written : ManifestFiles
+        Records of the manifests this commit wrote.
+    """
+    return ManifestFiles.concat([parent, written]).restricted_to(nodes.manifest_ids())
 
 
 def transaction_log_of(

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from icechunk.format.chunk_table import ChunkTable, merged, overlay
+from icechunk.manifest_config import UNSPLIT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from icechunk._typing import BoolArray, I64Array, U32Array
-    from icechunk.format.snapshot import ManifestRefs
-
-UNSPLIT: Final = 2**32 - 1
-"""Chunks per manifest along an axis that is not split."""
+    from icechunk.format.snapshot import ManifestRefs, NodeSnapshot
+    from icechunk.resolved_config import SplittingRules
 
 DEFAULT_REFERENCES_PER_MANIFEST: Final = 65_536
 """Bound of a manifest where no splitting is configured; see `default_split`."""
@@ -43,6 +42,13 @@ class ManifestPlan:
     load: I64Array
 
 
+def split_of(node: NodeSnapshot, rules: SplittingRules | None) -> tuple[int, ...]:
+    """Return chunks per manifest along each axis of an array, as configured or by default."""
+    if rules is None:
+        return default_split(tuple(dim.num_chunks for dim in node.shape))
+    return rules.split_for(node.path, node.dimension_names, len(node.shape))
+
+
 def default_split(grid: tuple[int, ...]) -> tuple[int, ...]:
     """Return chunks per manifest along each axis for an array without configured splitting.
 
@@ -56,6 +62,7 @@ def default_split(grid: tuple[int, ...]) -> tuple[int, ...]:
     tuple of int
         Whole trailing axes as long as their product stays within
         `DEFAULT_REFERENCES_PER_MANIFEST`, then a slab of the next axis, then one of each before.
+        The leading axis is always cut, where the rest leaves room.
 
     Notes
     -----
@@ -64,13 +71,11 @@ def default_split(grid: tuple[int, ...]) -> tuple[int, ...]:
     """
     sizes: list[int] = []
     room = DEFAULT_REFERENCES_PER_MANIFEST
-    for chunks in reversed(grid):
-        sizes.append(max(1, room) if chunks > room else UNSPLIT)
-        room = room // chunks if 0 < chunks <= room else (room if chunks == 0 else 0)
-    if sizes and sizes[-1] == UNSPLIT and room:
-        # The leading axis fits today and may be appended to: cut it where it would stop to fit.
-        sizes[-1] = max(1, room * max(1, grid[0]))
-    return tuple(reversed(sizes))
+    for axis in range(len(grid) - 1, 0, -1):
+        whole = grid[axis] <= room
+        sizes.append(UNSPLIT if whole else room)
+        room = max(1, room // max(1, grid[axis])) if whole else 1
+    return (room, *reversed(sizes)) if grid else ()
 
 
 def plan_manifests(

@@ -35,7 +35,7 @@ def merge_changes(
     into: ChangeSet,
     other: ChangeSet,
     *,
-    path_of: Callable[[NodeId], str],
+    path_of: Callable[[NodeId], str | None] | None = None,
     policy: ChunkPolicy = ChunkPolicy.LAST,
 ) -> None:
     """Add the changes of one fork to a change set, in place.
@@ -46,8 +46,9 @@ def merge_changes(
         Receives the changes.
     other : ChangeSet
         The fork's changes; not modified.
-    path_of : callable
-        Path of a node id, for messages.
+    path_of : callable, optional
+        Path of a node that the receiving session knows, None for one it does not. Without it
+        nothing is checked: the changes are known to go together.
     policy : ChunkPolicy
         What to do with chunks that both sides wrote.
 
@@ -57,11 +58,13 @@ def merge_changes(
         Kind ``merge-failed``; the message names the array or group and the chunks. Nothing was
         merged.
     """
-    _check_nodes(into, other, path_of)
-    if policy is ChunkPolicy.ERROR:
-        _check_chunks(into, other, path_of)
+    if path_of is not None:
+        _check_nodes(into, other, path_of)
+        if policy is ChunkPolicy.ERROR:
+            _check_chunks(into, other, path_of)
     created_here = {node.id: node for node in into.new_nodes.values()}
-    into.new_nodes.update(other.new_nodes)
+    for node in other.new_nodes.values():
+        into.create(node)
     for node_id, document in other.updated.items():
         if node_id in created_here:
             into.set_document(created_here[node_id], document, base=False)
@@ -76,7 +79,9 @@ def merge_changes(
         into.edits(node_id, edits.ndim).extend(edits.table())
 
 
-def _check_nodes(into: ChangeSet, other: ChangeSet, path_of: Callable[[NodeId], str]) -> None:
+def _check_nodes(
+    into: ChangeSet, other: ChangeSet, path_of: Callable[[NodeId], str | None]
+) -> None:
     for path in sorted(other.new_nodes.keys() & into.new_nodes.keys()):
         raise _failed(f"both sides created a node at {path}. Create it before forking")
     for node_id in sorted(other.updated.keys() & into.updated.keys()):
@@ -86,9 +91,17 @@ def _check_nodes(into: ChangeSet, other: ChangeSet, path_of: Callable[[NodeId], 
         touched = changed.updated.keys() | changed.chunks.keys()
         for node_id in sorted(touched & deleted.deleted.keys()):
             raise _failed(f"one side changed {path_of(node_id)} and the other deleted it")
+    brought = {node.id for node in other.new_nodes.values()}
+    for node_id in sorted((other.updated.keys() | other.chunks.keys()) - brought):
+        if path_of(node_id) is None:
+            raise _failed(
+                "the fork changed a group or array that this session has deleted since"
+            )
 
 
-def _check_chunks(into: ChangeSet, other: ChangeSet, path_of: Callable[[NodeId], str]) -> None:
+def _check_chunks(
+    into: ChangeSet, other: ChangeSet, path_of: Callable[[NodeId], str | None]
+) -> None:
     for node_id in sorted(into.chunks.keys() & other.chunks.keys()):
         common = in_both(into.chunks[node_id].table(), other.chunks[node_id].table())
         if len(common):

@@ -88,9 +88,8 @@ def unpack_changes(document: dict[str, Any]) -> ChangeSet:
     changes = ChangeSet()
     try:
         for node, path, packed in document["new"]:
-            changes.new_nodes[NodePath(path)] = _unpack_document(packed).as_node(
-                NodeId(node), NodePath(path)
-            )
+            document_here = _unpack_document(packed)
+            changes.create(document_here.as_node(NodeId(node), NodePath(path)))
         for node, packed in document["updated"]:
             changes.updated[NodeId(node)] = _unpack_document(packed)
         for node, path, kind in document["deleted"]:

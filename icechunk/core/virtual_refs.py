@@ -1,0 +1,121 @@
+"""Locations of virtual chunks as they are stored.
+
+Source: Icechunk specification, section "Locations and containers". Locations on local files follow
+the WHATWG rules for URLs; all others are kept as given, but for a lower-case scheme.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+import numpy as np
+
+from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk.format.ragged import Ragged
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?", re.ASCII)
+# What the path of a file URL keeps unescaped: everything ASCII but the WHATWG path percent-encode
+# set (controls, space, " # < > ? ` { }). A percent sign stays, so that escapes stay what they are.
+_KEPT_IN_PATH: Final = "%!$&'()*+,-./:;=@[\\]^_|~"
+# Text in which nothing needs a second look: scheme in lower case and no character to escape.
+_PLAIN_FILE = re.compile(r"[A-Za-z0-9%!$&'()*+,\-./:;=@\[\]^_|~]*", re.ASCII)
+_DOTS = re.compile(r"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
+
+
+def normalise_location(location: str) -> str:
+    """Return a location in the form it is stored in.
+
+    Raises
+    ------
+    InvalidInputError
+        Kind ``invalid-virtual-ref``; not an absolute URL, or a key with an empty, ``.`` or ``..``
+        segment where the store has no such keys.
+    """
+    match = _SCHEME.match(location)
+    if match is None or not location[match.end() :]:
+        raise _bad(location, "expected an absolute URL such as s3://bucket/key or file:///path")
+    scheme = match[1].lower()
+    rest = location[len(match[1]) :]
+    if scheme == "file":
+        return "file:" + _normal_file_path(rest, location)
+    if scheme not in {"s3", "tigris", "vcc"}:
+        path = rest[match.end() - len(match[1]) :].partition("?")[0].partition("#")[0]
+        segments = path.split("/")[1:]
+        if any(segment in {"", ".", ".."} for segment in segments):
+            raise _bad(location, "its key has an empty, '.' or '..' segment")
+    return scheme + rest
+
+
+def _normal_file_path(rest: str, location: str) -> str:
+    if not rest.startswith(":///"):
+        raise _bad(location, "a file URL has three slashes and an absolute path: file:///data/x.nc")
+    path, mark, tail = rest[3:], "", ""
+    cut = min((i for i in (path.find("?"), path.find("#")) if i >= 0), default=-1)
+    if cut >= 0:
+        path, mark, tail = path[:cut], path[cut], path[cut + 1 :]
+    segments: list[str] = []
+    parts = path.replace("\\", "/").split("/")[1:]
+    for i, part in enumerate(parts):
+        plain = re.sub("%2e", ".", part, flags=re.IGNORECASE)
+        last = i == len(parts) - 1
+        if plain == "..":
+            del segments[-1:]
+        elif plain != ".":
+            segments.append(quote(part, safe=_KEPT_IN_PATH))
+            continue
+        if last:
+            segments.append("")
+    if any(segment == "" for segment in segments):
+        raise _bad(location, "its path has an empty segment")
+    return "///" + "/".join(segments) + mark + tail
+
+
+def _bad(location: str, why: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"not a location of a virtual chunk: {location!r}; {why}.", ErrorKind.INVALID_VIRTUAL_REF
+    )
+
+
+def normalise_locations(locations: Sequence[str]) -> Ragged:
+    """Return many locations as stored, in one column.
+
+    Notes
+    -----
+    Cost: the usual case, plain file URLs or other schemes without anything to normalise, is
+    recognised over the joined text, without looking at each location.
+
+    Raises
+    ------
+    InvalidInputError
+        As `normalise_location`.
+    """
+    text = "".join(locations)
+    plain = (
+        text.isascii()
+        and text.count("file:///") == len(locations)
+        and text.count("//") == len(locations)
+        and all(map(_starts_as_file, locations))
+        and _PLAIN_FILE.fullmatch(text) is not None
+        and _DOTS.search(text) is None
+        and not any(location.endswith("/") for location in locations)
+    )
+    if plain:
+        size = np.fromiter(map(len, locations), np.int64, len(locations))
+        start = np.zeros(len(locations), np.int64)
+        np.cumsum(size[:-1], out=start[1:])
+        return Ragged(text.encode(), start, size)
+    return Ragged.from_list([normalise_location(location).encode() for location in locations])
+
+
+def _starts_as_file(location: str) -> bool:
+    return location.startswith("file:///")
+
+
+def location_texts(column: Ragged) -> list[str]:
+    """Return stored locations as text, each distinct one decoded once."""
+    return [raw.decode("utf-8", "replace") for raw in dict.fromkeys(column.tolist())]

@@ -1,0 +1,127 @@
+"""The history of a repository: ancestry, snapshots, differences.
+
+Source: Icechunk specification, sections "Diff" and "Refs over history".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from icechunk._sync.repository_history import RepositoryHistoryTwins
+from icechunk.core import history
+from icechunk.core.diff import Diff, diff_of
+from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk.ids import ObjectId, id_text, parse_object_id
+from icechunk.repository_state import RepositoryState, resolve_version
+from icechunk.snapshots import SnapshotHistory, SnapshotInfo
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from icechunk.format.repo_info import RepoInfo, SnapshotRecord
+
+
+class RepositoryHistory(RepositoryHistoryTwins):
+    """The part of a repository that looks back."""
+
+    _state: RepositoryState
+
+    async def ancestry_async(
+        self,
+        *,
+        branch: str | None = None,
+        tag: str | None = None,
+        snapshot_id: str | None = None,
+    ) -> SnapshotHistory:
+        """Return a version and all before it, newest first.
+
+        Parameters
+        ----------
+        branch, tag, snapshot_id : str
+            Exactly one of them.
+
+        Raises
+        ------
+        ValueError
+            None or several of the three were given.
+        RefNotFoundError, SnapshotNotFoundError
+            There is no such version.
+        """
+        info = await self._state.info()
+        at = resolve_version(info, branch=branch, tag=tag, snapshot_id=snapshot_id)
+        return SnapshotHistory(info.snapshots, list(info.snapshots.ancestor_ids(at)))
+
+    async def async_ancestry(
+        self,
+        *,
+        branch: str | None = None,
+        tag: str | None = None,
+        snapshot_id: str | None = None,
+    ) -> AsyncIterator[SnapshotInfo]:
+        """Yield a version and all before it, newest first; parameters as `ancestry_async`."""
+        for info in await self.ancestry_async(branch=branch, tag=tag, snapshot_id=snapshot_id):
+            yield info
+
+    async def lookup_snapshot_async(self, snapshot_id: str) -> SnapshotInfo:
+        """Return what is known of a snapshot.
+
+        Raises
+        ------
+        SnapshotNotFoundError
+            Kind ``snapshot-not-found``.
+        """
+        info = await self._state.info()
+        return SnapshotInfo.of(history.require_snapshot(info, parse_object_id(snapshot_id)))
+
+    async def diff_async(
+        self,
+        *,
+        from_branch: str | None = None,
+        from_tag: str | None = None,
+        from_snapshot_id: str | None = None,
+        to_branch: str | None = None,
+        to_tag: str | None = None,
+        to_snapshot_id: str | None = None,
+    ) -> Diff:
+        """Return what changed from one version to a later one.
+
+        Parameters
+        ----------
+        from_branch, from_tag, from_snapshot_id : str
+            Exactly one: the earlier version, an ancestor of the later one.
+        to_branch, to_tag, to_snapshot_id : str
+            Exactly one: the later version.
+
+        Raises
+        ------
+        InvalidInputError
+            Kind ``bad-snapshot-chain-for-diff``; the first is no proper ancestor of the second.
+        """
+        info = await self._state.info()
+        older = resolve_version(info, branch=from_branch, tag=from_tag, snapshot_id=from_snapshot_id)
+        newer = resolve_version(info, branch=to_branch, tag=to_tag, snapshot_id=to_snapshot_id)
+        assets = self._state.assets
+        logs = [
+            await assets.transaction_log(log_id)
+            for record in _records_between(info, older, newer)
+            for log_id in (record.id, *reversed(record.pruned_logs))
+        ]
+        return diff_of(
+            logs, (await assets.snapshot(newer)).nodes, (await assets.snapshot(older)).nodes
+        )
+
+
+def _records_between(info: RepoInfo, older: ObjectId, newer: ObjectId) -> list[SnapshotRecord]:
+    """Return the records after ``older`` up to ``newer``, newest first."""
+    between = []
+    for record in info.snapshots.ancestry(newer):
+        if record.id == older:
+            if between:
+                return between
+            break
+        between.append(record)
+    raise InvalidInputError(
+        f"no diff from {id_text(older)} to {id_text(newer)}: the first is no proper ancestor of "
+        "the second.",
+        ErrorKind.BAD_SNAPSHOT_CHAIN_FOR_DIFF,
+    )

@@ -1,0 +1,546 @@
+"""Sessions: reading and writing one version of a repository, and committing.
+
+Source: Icechunk specification, sections "Session", "Commit", "Rebase" and "Fork and merge".
+"""
+
+from __future__ import annotations
+
+import uuid
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from icechunk._sync.session import SessionTwins
+from icechunk.assets.manager import shared_manager
+from icechunk.assets.virtual import VirtualReader
+from icechunk.checkout import Base, Checkout, SessionMode
+from icechunk.core.changes import ChangeSet
+from icechunk.core.commit import effective_changes, transaction_log_of
+from icechunk.core.diff import Diff, diff_of
+from icechunk.core.merge import ChunkPolicy, merge_changes
+from icechunk.core.virtual_refs import location_texts
+from icechunk.core.wire import decode_document, encode_document, pack_changes, unpack_changes
+from icechunk.errors import (
+    ErrorKind,
+    FormatError,
+    InvalidInputError,
+    SessionStateError,
+    UnmergedChangesWarning,
+)
+from icechunk.format.chunk_table import ChunkKind, InlineRef, NativeRef
+from icechunk.format.snapshot import NodeKind
+from icechunk.ids import NodeId, ObjectId, id_text
+from icechunk.paths import user_path
+from icechunk.store import IcechunkStore
+from icechunk.transaction import (
+    CommitRequest,
+    commit_changes,
+    rebase_changes,
+    require_unconflicted,
+)
+from icechunk.types import ChunkType
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from icechunk.assets.manager import AssetManager
+    from icechunk.config import RepositoryConfig
+    from icechunk.container_access import AnyCredential
+    from icechunk.core.conflicts import ConflictSolver
+    from icechunk.storage.base import Storage
+
+
+@dataclass(slots=True, eq=False)
+class SessionState:
+    """What a session is made of.
+
+    Parameters
+    ----------
+    checkout : Checkout
+        Base and changes.
+    branch : str or None
+        Branch that commits go to; None for read-only sessions and forks.
+    config : RepositoryConfig
+        As the user sees it.
+    default_metadata : mapping
+        Commit metadata that every commit gets.
+    inherited : ChangeSet
+        In a fork, the changes its parent had; they are read and not sent back.
+    carried : bool
+        In a fork, whether its changes were merged or pickled, so that nothing is lost with it.
+    """
+
+    checkout: Checkout
+    branch: str | None
+    config: RepositoryConfig
+    default_metadata: Mapping[str, Any] = field(default_factory=dict)
+    inherited: ChangeSet = field(default_factory=ChangeSet)
+    carried: bool = False
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def assets(self) -> AssetManager:
+        """Files of the repository."""
+        return self.checkout.assets
+
+
+class Session(SessionTwins):
+    """One version of a repository, to read, or to change and commit.
+
+    Made by `Repository.readonly_session` and `Repository.writable_session`, not by calling the
+    class.
+
+    Notes
+    -----
+    Concurrency: one session may be used from any number of threads and event loops at once. It
+    pickles: a read-only one as itself, a writable one as a `fork` of it.
+    """
+
+    def __init__(self, session: SessionState) -> None:
+        self._state = session
+
+    # -- what it is ---------------------------------------------------------------------------
+
+    @property
+    def checkout(self) -> Checkout:
+        """Nodes and chunks below the zarr store; for the package's own use."""
+        return self._state.checkout
+
+    @property
+    def read_only(self) -> bool:
+        """Whether changes are refused."""
+        return self.checkout.mode is SessionMode.READONLY
+
+    @property
+    def mode(self) -> SessionMode:
+        """What the session may do."""
+        return self.checkout.mode
+
+    @property
+    def snapshot_id(self) -> str:
+        """Id of the snapshot the session is based on."""
+        return id_text(self.checkout.snapshot_id)
+
+    @property
+    def branch(self) -> str | None:
+        """Branch that commits go to; None for read-only sessions and forks."""
+        return None if self.read_only else self._state.branch
+
+    @property
+    def has_uncommitted_changes(self) -> bool:
+        """Whether there is anything to commit."""
+        return not self.checkout.changes.is_empty()
+
+    @property
+    def store(self) -> IcechunkStore:
+        """A zarr store over this session."""
+        return IcechunkStore(self, None)
+
+    @property
+    def config(self) -> RepositoryConfig:
+        """Configuration of the repository."""
+        return self._state.config
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Session):
+            return NotImplemented
+        return self.__dask_tokenize__() == other.__dask_tokenize__()
+
+    def __hash__(self) -> int:
+        return hash(self._state.assets.storage.description)
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        """Return what identifies the contents: the snapshot, or this very session."""
+        if self.read_only:
+            return ("icechunk", self._state.assets.storage.description, self.snapshot_id)
+        return ("icechunk", self._state.token)
+
+    def __repr__(self) -> str:
+        return (
+            f"<icechunk.session.{type(self).__name__}>\n"
+            f"read_only: {self.read_only}\n"
+            f"snapshot_id: {self.snapshot_id}\n"
+            f"branch: {self.branch}\n"
+            f"has_uncommitted_changes: {self.has_uncommitted_changes}\n"
+        )
+
+    __str__ = __repr__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.read_only:
+            return _session_from_parts, (self._recipe(), self._bytes(ChangeSet(), ChangeSet()))
+        return self.fork().__reduce__()
+
+    def _recipe(self) -> tuple[Any, ...]:
+        assets, virtual = self._state.assets, self.checkout.virtual
+        return assets.storage, self._state.config, virtual.authorized
+
+    def _bytes(self, inherited: ChangeSet, own: ChangeSet) -> bytes:
+        return encode_document(
+            {
+                "base": self.checkout.snapshot_id,
+                "fork": not self.read_only,
+                "inherited": pack_changes(inherited),
+                "own": pack_changes(own),
+            }
+        )
+
+    # -- looking at it ------------------------------------------------------------------------
+
+    def status(self) -> Diff:
+        """Return what the session changed, by path."""
+        nodes = self.checkout.base.nodes
+        changes = effective_changes(nodes, self.checkout.changes)
+        log = transaction_log_of(self.checkout.snapshot_id, nodes, changes)
+        return diff_of([log], nodes.edited(changes.new_nodes.values(), ()), nodes)
+
+    async def chunk_coordinates(
+        self, array_path: str, batch_size: int = 1000
+    ) -> AsyncIterator[tuple[int, ...]]:
+        """Yield the coordinate of every chunk of an array.
+
+        Raises
+        ------
+        NodeNotFoundError, InvalidInputError
+            No array at the path.
+        """
+        await self.checkout.ready()
+        node = self.checkout.require_array(user_path(array_path))
+        async for table in self.checkout.chunk_tables(node, batch_size):
+            for coord in table.coords.tolist():
+                yield tuple(coord)
+
+    async def chunk_type_async(self, array_path: str, chunk_coordinates: list[int]) -> ChunkType:
+        """Return how a chunk is stored: uninitialized, native, inline or virtual.
+
+        Raises
+        ------
+        NodeNotFoundError, InvalidInputError
+            No array at the path.
+        """
+        await self.checkout.ready()
+        node = self.checkout.require_array(user_path(array_path))
+        ref = await self.checkout.chunk_ref(node, tuple(chunk_coordinates))
+        if ref is None:
+            return ChunkType.uninitialized
+        if isinstance(ref, NativeRef):
+            return ChunkType.native
+        return ChunkType.inline if isinstance(ref, InlineRef) else ChunkType.virtual
+
+    async def get_node_id_async(self, path: str) -> str:
+        """Return the id of a group or array, which it keeps for its life.
+
+        Raises
+        ------
+        NodeNotFoundError
+            Kind ``node-not-found``.
+        """
+        await self.checkout.ready()
+        return id_text(self.checkout.require_node(user_path(path)).id)
+
+    async def all_virtual_chunk_locations_async(self) -> list[str]:
+        """Return the location of every virtual chunk, array by array."""
+        await self.checkout.ready()
+        found: list[str] = []
+        for node in self.checkout.nodes():
+            if node.kind is not NodeKind.ARRAY:
+                continue
+            async for table in self.checkout.chunk_tables(node):
+                virtual = table.take(table.kind == ChunkKind.VIRTUAL).unpacked()
+                found += location_texts(virtual.payload)
+        full = self.checkout.virtual.full_location
+        return [full(text) if text.startswith("vcc:") else text for text in found]
+
+    # -- committing ---------------------------------------------------------------------------
+
+    async def commit_async(
+        self,
+        message: str,
+        metadata: dict[str, Any] | None = None,
+        *,
+        rebase_with: ConflictSolver | None = None,
+        rebase_tries: int = 1000,
+        allow_empty: bool = False,
+    ) -> str:
+        """Make the changes a new snapshot and move the branch to it.
+
+        Parameters
+        ----------
+        message : str
+            What was done, for the history.
+        metadata : dict, optional
+            JSON-like facts kept with the snapshot, over the repository's default commit metadata.
+        rebase_with : ConflictSolver, optional
+            When the branch moved meanwhile: rebase with this solver and try again. Waits between
+            tries grow and are random; manifests whose array nobody else touched are written once.
+        rebase_tries : int
+            How often to rebase at most.
+        allow_empty : bool
+            Make a snapshot although nothing changed.
+
+        Returns
+        -------
+        str
+            Id of the new snapshot; the session becomes read-only on it.
+
+        Raises
+        ------
+        SessionStateError
+            Kind ``no-changes-to-commit``.
+        ReadOnlyError
+            Kind ``read-only-session``, or ``read-only-repository``.
+        ConflictError
+            Kind ``commit-conflict``; the branch moved. ``expected_parent`` is the session's base
+            and ``actual_parent`` the tip. The session keeps its changes.
+        RebaseFailedError
+            Kind ``rebase-failed``; names the arrays and chunks in conflict.
+        TypeError
+            The message is not text, or the metadata is not JSON-like.
+        InvalidInputError
+            Kind ``invalid-commit-configuration``; the message cannot be encoded as UTF-8.
+
+        Notes
+        -----
+        Source: Icechunk specification, section "Commit". Concurrency: atomic. Whatever fails or
+        dies on the way leaves the branch as it was.
+        """
+        branch = self._require_branch()
+        request = CommitRequest(
+            branch=branch,
+            message=checked_message(message),
+            metadata={**self._state.default_metadata, **(metadata or {})},
+            allow_empty=allow_empty,
+            solver=rebase_with,
+            max_rebases=rebase_tries,
+        )
+        return id_text(await commit_changes(self.checkout, request))
+
+    async def rebase_async(self, solver: ConflictSolver) -> None:
+        """Move the changes onto the present tip of the branch; nothing is committed.
+
+        Parameters
+        ----------
+        solver : ConflictSolver
+            Decides about conflicts: `ConflictDetector` or `BasicConflictSolver`.
+
+        Raises
+        ------
+        RebaseFailedError
+            Kind ``rebase-failed``; names the arrays and chunks in conflict. The session is on the
+            last commit before the conflict and keeps its changes.
+        SessionStateError
+            Kind ``rebase-tx-log-pruned``.
+        """
+        await rebase_changes(self.checkout, self._require_branch(), solver)
+
+    def discard_changes(self) -> None:
+        """Forget everything that was not committed."""
+        with self.checkout.lock:
+            self.checkout.changes = ChangeSet()
+
+    def _require_branch(self) -> str:
+        self.checkout.require_writable()
+        branch = self._state.branch
+        if branch is None:
+            raise SessionStateError("this session is on no branch.", ErrorKind.NOT_ON_BRANCH)
+        return branch
+
+    # -- forks --------------------------------------------------------------------------------
+
+    def fork(self) -> ForkSession:
+        """Return a session for a task elsewhere, to be merged back.
+
+        The fork sees what this session changed so far, records its own changes, pickles, and is
+        given to `merge` when it is done.
+
+        Raises
+        ------
+        SessionStateError
+            Kind ``cannot-fork-read-only-session``.
+        """
+        checkout = self.checkout
+        if checkout.mode is SessionMode.READONLY:
+            raise SessionStateError(
+                "a read-only session cannot be forked; it pickles as it is.",
+                ErrorKind.CANNOT_FORK_READ_ONLY_SESSION,
+            )
+        with checkout.lock:
+            inherited = self._state.inherited.copy()
+            merge_changes(inherited, checkout.changes.copy())
+        return ForkSession(_fork_state(self._state, checkout.snapshot_id, inherited))
+
+    async def merge_async(
+        self, *others: ForkSession, on_chunk_conflict: str = ChunkPolicy.LAST
+    ) -> None:
+        """Take the changes of forks into this session.
+
+        Parameters
+        ----------
+        *others : ForkSession
+            Forks of this session, or of forks of it.
+        on_chunk_conflict : {"last", "error"}
+            What to do with a chunk that two of them wrote: keep the one merged last, or fail and
+            name it.
+
+        Raises
+        ------
+        SessionStateError
+            Kind ``merge-failed``; two sides touched the same array, group or chunks in ways that
+            do not go together, and the message names them. The session has what was merged
+            before. Kind ``merge-not-allowed``; something given is no fork.
+        ConflictError
+            A fork was made on an older snapshot, and its changes conflict with what was committed
+            since.
+        """
+        self.checkout.require_writable()
+        policy = ChunkPolicy(on_chunk_conflict)
+        await self.checkout.ready()
+        for other in others:
+            await self._check_fork(other)
+        for other in others:
+            with self.checkout.lock:
+                merge_changes(
+                    self.checkout.changes,
+                    other.checkout.changes,
+                    path_of=self._path_of,
+                    policy=policy,
+                )
+            other.mark_carried()
+
+    async def _check_fork(self, other: object) -> None:
+        if not isinstance(other, ForkSession):
+            raise SessionStateError(
+                "only forks can be merged: make them with session.fork().",
+                ErrorKind.MERGE_NOT_ALLOWED,
+            )
+        if other.checkout.snapshot_id != self.checkout.snapshot_id:
+            await require_unconflicted(other.checkout, self.checkout.snapshot_id)
+
+    def _path_of(self, node_id: NodeId) -> str | None:
+        """Return the path of a node this session knows, None for others."""
+        node = self.checkout.base.nodes.by_id(node_id)
+        if node is None:
+            new = self.checkout.changes.new_nodes.values()
+            node = next((n for n in new if n.id == node_id), None)
+        return None if node is None else node.path
+
+
+class ForkSession(Session):
+    """A session for a task elsewhere: made by `Session.fork`, given back to `Session.merge`.
+
+    Notes
+    -----
+    Pickles as bytes that hold only values: the base's id, what the parent session had changed,
+    and what this fork changed. A fork that is dropped with changes that went nowhere warns.
+    """
+
+    @property
+    def mode(self) -> SessionMode:
+        """Read-only: a fork cannot commit, although it takes changes."""
+        return SessionMode.READONLY
+
+    @property
+    def branch(self) -> None:
+        """None: a fork is on no branch."""
+        return None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.mark_carried()
+        own = self.checkout.changes
+        return _session_from_parts, (self._recipe(), self._bytes(self._state.inherited, own))
+
+    def __del__(self) -> None:
+        state = getattr(self, "_state", None)
+        if state is not None and not state.carried and not state.checkout.changes.is_empty():
+            warnings.warn(
+                "a fork was dropped with changes that were neither merged nor pickled; they are "
+                "lost. Give it to session.merge(fork).",
+                UnmergedChangesWarning,
+                stacklevel=2,
+                source=self,
+            )
+
+    def mark_carried(self) -> None:
+        """Note that the changes went on: merged into a session, or pickled."""
+        self._state.carried = True
+
+    def discard_changes(self) -> None:
+        """Forget everything this fork changed."""
+        super().discard_changes()
+
+    def _require_branch(self) -> str:
+        raise SessionStateError(
+            "a fork cannot commit or rebase: merge it into the session it came from, and commit "
+            "that.",
+            ErrorKind.COMMIT_NOT_ALLOWED,
+        )
+
+
+def checked_message(message: str) -> str:
+    """Return a commit message that can be stored.
+
+    Raises
+    ------
+    TypeError
+        It is not text.
+    InvalidInputError
+        Kind ``invalid-commit-configuration``; it cannot be encoded as UTF-8.
+    """
+    if not isinstance(message, str):
+        raise TypeError(f"the commit message must be text, not {type(message).__name__}")
+    try:
+        message.encode("utf-8")
+    except UnicodeEncodeError as e:
+        raise InvalidInputError(
+            f"the commit message cannot be stored as UTF-8: {e}.",
+            ErrorKind.INVALID_COMMIT_CONFIGURATION,
+        ) from e
+    return message
+
+
+def _fork_state(
+    parent: SessionState, snapshot_id: ObjectId, inherited: ChangeSet
+) -> SessionState:
+    checkout = parent.checkout
+    return SessionState(
+        checkout=_forked_checkout(
+            checkout.assets, checkout.virtual, snapshot_id, inherited, ChangeSet()
+        ),
+        branch=None,
+        config=parent.config,
+        inherited=inherited,
+    )
+
+
+def _forked_checkout(
+    assets: AssetManager,
+    virtual: VirtualReader,
+    snapshot_id: ObjectId,
+    inherited: ChangeSet,
+    own: ChangeSet,
+    mode: SessionMode = SessionMode.WRITABLE,
+) -> Checkout:
+    async def load() -> Base:
+        return Base.with_inherited(await assets.snapshot(snapshot_id), inherited)
+
+    return Checkout(assets, virtual, snapshot_id, mode, load=load, changes=own)
+
+
+def _session_from_parts(
+    recipe: tuple[Storage, RepositoryConfig, Mapping[str, AnyCredential | None]], data: bytes
+) -> Session:
+    """Return a session in another process, or again in this one; reads nothing yet."""
+    storage, config, authorized = recipe
+    document = decode_document(data)
+    try:
+        base, is_fork = ObjectId(document["base"]), document["fork"]
+        inherited = unpack_changes(document["inherited"])
+        own = unpack_changes(document["own"])
+    except (KeyError, TypeError) as e:
+        raise FormatError(f"damaged session bytes ({e!r}).", ErrorKind.DESERIALIZATION) from e
+    assets = shared_manager(storage, config)
+    virtual = VirtualReader(assets.config, authorized)
+    mode = SessionMode.WRITABLE if is_fork else SessionMode.READONLY
+    checkout = _forked_checkout(assets, virtual, base, inherited, own, mode)
+    state = SessionState(checkout=checkout, branch=None, config=config, inherited=inherited)
+    return ForkSession(state) if is_fork else Session(state)

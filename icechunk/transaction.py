@@ -1,0 +1,423 @@
+"""Writing a change set as a new snapshot, and rebasing it onto what others committed.
+
+Source: Icechunk specification, sections "Commit", "What a commit does to manifests" and "The
+rebase loop". Files are written first, under fresh ids; then one conditional write of the repo
+object makes the snapshot exist. Whatever dies before that leaves garbage and no trace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+
+from icechunk._io.limits import gather_limited
+from icechunk.assets.refs import RepoState, backoff_seconds, now_us, read_state, update_repo
+from icechunk.core.commit import (
+    array_nodes_to_write,
+    effective_changes,
+    next_manifest_files,
+    next_nodes,
+    transaction_log_of,
+)
+from icechunk.core.conflicts import Comparison, ConflictDetector, ConflictSolver, solve
+from icechunk.core.manifests import plan_manifests, split_of, split_table
+from icechunk.errors import (
+    ConflictError,
+    ErrorKind,
+    RebaseFailedError,
+    RefNotFoundError,
+    SessionStateError,
+    StorageError,
+)
+from icechunk.format.manifest import Manifest
+from icechunk.format.repo_info import NewCommit, RepoInfo, SnapshotRecord, UpdateKind
+from icechunk.format.snapshot import ManifestFiles, ManifestRefs, NodeSnapshot, Snapshot
+from icechunk.ids import NodeId, ObjectId, id_text, new_object_id
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from icechunk.assets.manager import AssetManager
+    from icechunk.checkout import Checkout
+    from icechunk.core.changes import ChangeSet
+    from icechunk.format.chunk_table import ChunkTable
+    from icechunk.format.snapshot import NodeTable
+    from icechunk.format.transaction_log import TransactionLog
+
+_CONCURRENT_ARRAYS: Final = 8
+_CONCURRENT_READS: Final = 16
+# How long a commit waits between rebases when other writers keep winning; unit: seconds.
+_FIRST_WAIT_SECONDS: Final = 0.01
+_LONGEST_WAIT_SECONDS: Final = 2.0
+_REBASES_WITHOUT_WAIT: Final = 2
+
+ENGINE_METADATA_KEY: Final = "__icechunk"
+"""Commit metadata key for facts the engine records (specification section 5)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitRequest:
+    """What a commit was asked to do.
+
+    Parameters
+    ----------
+    branch : str
+        Branch to move.
+    message : str
+        Commit message.
+    metadata : mapping
+        Commit metadata, defaults included.
+    allow_empty : bool
+        Commit although nothing changed.
+    solver : ConflictSolver or None
+        What to do when the branch moved; None fails then.
+    max_rebases : int
+        How often to rebase before giving up.
+    """
+
+    branch: str
+    message: str
+    metadata: Mapping[str, Any]
+    allow_empty: bool = False
+    solver: ConflictSolver | None = None
+    max_rebases: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _WrittenManifests:
+    """The new manifests of one array, and what they were made from."""
+
+    old_ids: bytes
+    table: ChunkTable
+    grid: tuple[int, ...]
+    refs: ManifestRefs
+    files: ManifestFiles
+
+
+@dataclass(slots=True)
+class _Reuse:
+    """Manifests written by an earlier attempt of the same commit, good while nothing they were
+    made from has changed."""
+
+    by_node: dict[NodeId, _WrittenManifests] = field(default_factory=dict)
+
+
+async def commit_changes(checkout: Checkout, request: CommitRequest) -> ObjectId:
+    """Commit a checkout's changes; it becomes read-only on the new snapshot.
+
+    Returns
+    -------
+    ObjectId
+        Id of the new snapshot.
+
+    Raises
+    ------
+    SessionStateError
+        Kind ``no-changes-to-commit``.
+    ConflictError
+        Kind ``commit-conflict``; the branch moved, and there was no solver or no try left. The
+        checkout keeps its changes.
+    RebaseFailedError
+        The solver did not resolve the conflicts.
+    RefNotFoundError
+        Kind ``branch-not-found``; the branch was deleted meanwhile.
+    """
+    assets = checkout.assets
+    if effective_changes(checkout.base.nodes, checkout.changes).is_empty():
+        if not request.allow_empty:
+            raise SessionStateError(
+                "nothing to commit: the session has no changes. Pass allow_empty=True to make a "
+                "snapshot all the same.",
+                ErrorKind.NO_CHANGES_TO_COMMIT,
+            )
+    reuse = _Reuse()
+    rebases = 0
+    while True:
+        state = await read_state(assets)
+        tip = require_branch(state.info, request.branch)
+        if tip == checkout.snapshot_id:
+            try:
+                return await _commit_once(checkout, request, state, rebases, reuse)
+            except ConflictError as e:
+                if e.kind != ErrorKind.COMMIT_CONFLICT:
+                    raise
+                conflict = e
+        else:
+            conflict = _moved(checkout.snapshot_id, tip)
+        if request.solver is None or rebases >= request.max_rebases:
+            raise conflict
+        if rebases >= _REBASES_WITHOUT_WAIT:
+            attempt = rebases - _REBASES_WITHOUT_WAIT
+            wait = backoff_seconds(attempt, _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS)
+            await asyncio.sleep(wait)
+        await rebase_changes(checkout, request.branch, request.solver)
+        rebases += 1
+
+
+def require_branch(info: RepoInfo, branch: str) -> ObjectId:
+    """Return the tip of a branch a session is on.
+
+    Raises
+    ------
+    RefNotFoundError
+        Kind ``branch-not-found``.
+    """
+    tip = info.branches.get(branch)
+    if tip is None:
+        raise RefNotFoundError(
+            f"branch {branch!r} was deleted since the session was opened. Create it again at the "
+            "session's snapshot to commit there.",
+            ErrorKind.BRANCH_NOT_FOUND,
+        )
+    return tip
+
+
+def _moved(expected: ObjectId, actual: ObjectId) -> ConflictError:
+    return ConflictError(id_text(expected), id_text(actual))
+
+
+async def _commit_once(
+    checkout: Checkout, request: CommitRequest, state: RepoState, rebases: int, reuse: _Reuse
+) -> ObjectId:
+    """Write the files of a snapshot on the checkout's base, then move the branch to it."""
+    assets, base = checkout.assets, checkout.base.snapshot
+    with checkout.lock:
+        changes = effective_changes(base.nodes, checkout.changes)
+    metadata = dict(request.metadata)
+    if request.solver is not None:
+        metadata[ENGINE_METADATA_KEY] = {"rebase_attempts": rebases}
+    refs, files = await write_manifests(assets, base.nodes, changes, reuse)
+    nodes = next_nodes(base.nodes, changes, refs)
+    snapshot = Snapshot(
+        id=new_object_id(),
+        parent_id=None,
+        flushed_at_us=max(now_us(), base.flushed_at_us + 1),
+        message=request.message,
+        metadata=metadata,
+        nodes=nodes,
+        manifest_files=next_manifest_files(base.manifest_files, nodes, files),
+        spec_version=2,
+    )
+    log = transaction_log_of(snapshot.id, base.nodes, changes)
+    await gather_limited(
+        2, [assets.write_snapshot(snapshot), assets.write_transaction_log(log)]
+    )
+
+    def move_branch(info: RepoInfo) -> tuple[RepoInfo, UpdateKind]:
+        tip = require_branch(info, request.branch)
+        if tip != base.id:
+            raise _moved(base.id, tip)
+        record = record_of(snapshot, base.id)
+        return (
+            replace(
+                info,
+                branches={**info.branches, request.branch: snapshot.id},
+                snapshots=info.snapshots.inserted(record),
+            ),
+            NewCommit(branch=request.branch, new_snap_id=snapshot.id),
+        )
+
+    await update_repo(assets, move_branch, known=state)
+    checkout.committed(snapshot)
+    return snapshot.id
+
+
+def record_of(snapshot: Snapshot, parent_id: ObjectId | None) -> SnapshotRecord:
+    """Return what the repo object holds of a snapshot."""
+    return SnapshotRecord(
+        id=snapshot.id,
+        parent_id=parent_id,
+        flushed_at_us=snapshot.flushed_at_us,
+        message=snapshot.message,
+        metadata=snapshot.metadata,
+        pruned_logs=(),
+    )
+
+
+# -- manifests --------------------------------------------------------------------------------
+
+
+async def write_manifests(
+    assets: AssetManager, base: NodeTable, changes: ChangeSet, reuse: _Reuse
+) -> tuple[dict[NodeId, ManifestRefs], ManifestFiles]:
+    """Write the manifests that changes need.
+
+    Returns
+    -------
+    dict of NodeId to ManifestRefs
+        All manifests of each array that was looked at, kept and new.
+    ManifestFiles
+        The files that were written, by this attempt or a reused one.
+    """
+
+    async def one(node: NodeSnapshot) -> _WrittenManifests:
+        table = changes.chunk_table(node.id, len(node.shape))
+        grid = tuple(dim.num_chunks for dim in node.shape)
+        old_ids = node.manifests.ids.tobytes()
+        earlier = reuse.by_node.get(node.id)
+        if (
+            earlier is not None
+            and earlier.table is table
+            and (earlier.old_ids, earlier.grid) == (old_ids, grid)
+        ):
+            return earlier
+        refs, files = await _write_array(assets, node, table, grid)
+        written = _WrittenManifests(old_ids, table, grid, refs, files)
+        reuse.by_node[node.id] = written
+        return written
+
+    nodes = array_nodes_to_write(base, changes)
+    results = await gather_limited(_CONCURRENT_ARRAYS, [one(node) for node in nodes])
+    refs = {node.id: written.refs for node, written in zip(nodes, results, strict=True)}
+    return refs, ManifestFiles.concat([written.files for written in results])
+
+
+async def _write_array(
+    assets: AssetManager, node: NodeSnapshot, changes: ChunkTable, grid: tuple[int, ...]
+) -> tuple[ManifestRefs, ManifestFiles]:
+    split = split_of(node, assets.config.splitting)
+    plan = plan_manifests(node.manifests, changes.coords, grid, split)
+
+    async def load(which: int) -> list[ChunkTable]:
+        manifest = await assets.manifest(node.manifests.id_at(which))
+        return [table for node_id, table in manifest.arrays if node_id == node.id]
+
+    loads = [load(int(which)) for which in plan.load]
+    loaded = [t for tables in await gather_limited(_CONCURRENT_READS, loads) for t in tables]
+    tables = split_table(loaded, changes, grid, split)
+    manifests = [Manifest(id=new_object_id(), arrays=((node.id, table),)) for table in tables]
+    sizes = await gather_limited(
+        _CONCURRENT_ARRAYS, [assets.write_manifest(manifest) for manifest in manifests]
+    )
+    new = ManifestRefs.of(
+        [m.id for m in manifests], [table.extent() for table in tables], len(grid)
+    )
+    files = ManifestFiles.of([m.id for m in manifests], sizes, [len(table) for table in tables])
+    if not len(plan.keep):
+        return new, files
+    return node.manifests.take(plan.keep).joined(new), files
+
+
+# -- rebase -----------------------------------------------------------------------------------
+
+
+async def rebase_changes(checkout: Checkout, branch: str, solver: ConflictSolver) -> None:
+    """Move a checkout's changes onto the tip of a branch; nothing is written.
+
+    Raises
+    ------
+    RebaseFailedError
+        The solver did not resolve the conflicts with one commit. The checkout is then on the last
+        commit before it, with its changes as they were resolved so far.
+    SessionStateError
+        Kind ``rebase-tx-log-pruned``; a transaction log is gone, conflicts cannot be found.
+    ConflictError
+        Kind ``commit-conflict``; the base is no ancestor of the tip: the branch was reset.
+    """
+    assets = checkout.assets
+    info = (await read_state(assets)).info
+    tip = info.branches.get(branch)
+    if tip is None or tip == checkout.snapshot_id:
+        return
+    with checkout.lock:
+        changes = effective_changes(checkout.base.nodes, checkout.changes)
+    outcome = await _replay(checkout, info, tip, changes, solver)
+    if outcome.failure is None:
+        checkout.rebased(await assets.snapshot(tip), outcome.changes)
+        return
+    checkout.rebased(await assets.snapshot(outcome.reached), outcome.changes)
+    raise outcome.failure
+
+
+async def require_unconflicted(checkout: Checkout, tip: ObjectId) -> None:
+    """Refuse changes of a fork that conflict with what was committed after its base.
+
+    Raises
+    ------
+    RebaseFailedError
+        Kind ``rebase-failed``; names the arrays and chunks in conflict.
+    ConflictError
+        Kind ``commit-conflict``; the fork's base is no ancestor of ``tip``.
+    """
+    await checkout.ready()
+    info = (await read_state(checkout.assets)).info
+    outcome = await _replay(checkout, info, tip, checkout.changes, ConflictDetector())
+    if outcome.failure is not None:
+        raise outcome.failure
+
+
+@dataclass(frozen=True, slots=True)
+class _Replayed:
+    """Changes after they met the commits of others.
+
+    ``reached`` is the last commit they went past; ``failure`` says what stopped them there.
+    """
+
+    changes: ChangeSet
+    reached: ObjectId
+    failure: RebaseFailedError | None = None
+
+
+async def _replay(
+    checkout: Checkout, info: RepoInfo, tip: ObjectId, changes: ChangeSet, solver: ConflictSolver
+) -> _Replayed:
+    """Hold changes against every commit after the checkout's base, oldest first."""
+    assets, base = checkout.assets, checkout.base.nodes
+    reached = checkout.snapshot_id
+    behind = _commits_between(info, reached, tip)
+    records = [_require_record(info, snapshot_id) for snapshot_id in behind]
+    logs = await gather_limited(
+        _CONCURRENT_READS, [_logs_of(assets, record) for record in records]
+    )
+    for record, record_logs in zip(records, logs, strict=True):
+        # The rules look into their nodes only for nodes that we created or deleted.
+        looks = bool(changes.new_nodes or changes.deleted)
+        theirs = (await assets.snapshot(record.id)).nodes if looks else base
+        for log in record_logs:
+            changes, conflicts = solve(Comparison(log, theirs, changes, base), solver)
+            if conflicts:
+                failure = RebaseFailedError(id_text(record.id), conflicts)
+                return _Replayed(changes, reached, failure)
+        reached = record.id
+    return _Replayed(changes, reached)
+
+
+def _commits_between(info: RepoInfo, base: ObjectId, tip: ObjectId) -> list[ObjectId]:
+    """Return the snapshots after ``base`` up to ``tip``, oldest first."""
+    behind = []
+    for snapshot_id in info.snapshots.ancestor_ids(tip):
+        if snapshot_id == base:
+            return behind[::-1]
+        behind.append(snapshot_id)
+    raise ConflictError(
+        id_text(base),
+        id_text(tip),
+        f"the branch no longer contains snapshot {id_text(base)}, which the session is based on: "
+        "it was reset or amended. Open a new session and make the changes again.",
+    )
+
+
+def _require_record(info: RepoInfo, snapshot_id: ObjectId) -> SnapshotRecord:
+    record = info.snapshots.get(snapshot_id)
+    assert record is not None, "ancestor_ids yields registered snapshots only"
+    return record
+
+
+async def _logs_of(assets: AssetManager, record: SnapshotRecord) -> list[TransactionLog]:
+    """Return the logs of a commit and of the commits that were pruned before it, oldest first."""
+    logs = []
+    for snapshot_id in (*record.pruned_logs, record.id):
+        try:
+            logs.append(await assets.transaction_log(snapshot_id))
+        except StorageError as e:
+            if e.kind != ErrorKind.OBJECT_NOT_FOUND:
+                raise
+            raise SessionStateError(
+                f"cannot rebase: the transaction log of snapshot {id_text(snapshot_id)} is gone, "
+                "so conflicts with it cannot be found. Open a new session and make the changes "
+                "again.",
+                ErrorKind.REBASE_TX_LOG_PRUNED,
+            ) from e
+    return logs
