@@ -1,0 +1,1 @@
+"""Blocking twins of the async methods: generated files, and their generator."""
