@@ -1,0 +1,210 @@
+"""A write that has not run yet, and how its change set comes home.
+
+The merge into the user's session can only happen in the process that has the session, after the
+last task. Since dask 2025.4 nothing of a collection runs there: ``__dask_postcompute__`` became
+a task. What does arrive there, under every scheduler and however the computation was started, is
+the value of the last task. So that value carries the change set, and is merged where it arrives: by
+the last task itself if that runs in the session's process, else when the value is unpickled there.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+import warnings
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakValueDictionary
+
+import dask
+from dask.delayed import Delayed
+
+from icechunk.dask import _compat
+from icechunk.dask.tasks import WriteResult, merge_results
+from icechunk.errors import IcechunkError, UnmergedChangesWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dask.highlevelgraph import HighLevelGraph
+
+    from icechunk.session import ForkSession, Session
+
+
+class Landing:
+    """Where the change set of one pending write is merged, and whether it was.
+
+    Parameters
+    ----------
+    session : Session or ForkSession
+        Receives the changes.
+    origin : ForkSession
+        The fork of it that the tasks work on.
+    token : str
+        Name of the write, the same in all processes.
+    """
+
+    __slots__ = ("__weakref__", "_lock", "_origin", "_process_id", "_seen", "_session", "error")
+
+    def __init__(self, session: Session, origin: ForkSession, token: str) -> None:
+        self._session = session
+        self._origin = origin
+        self.error: IcechunkError | None = None
+        self._lock = threading.Lock()
+        self._process_id = os.getpid()
+        self._seen: set[str] = set()
+        _landings[token] = self
+
+    def land(self, receipt: WriteReceipt) -> None:
+        """Merge a receipt once, however often it arrives; a failure is kept in ``error``.
+
+        It never raises: it may run while distributed unpickles a message, and an error there
+        would be taken for a broken connection.
+        """
+        if os.getpid() != self._process_id:
+            return
+        with self._lock:
+            if receipt.write_id in self._seen:
+                return
+            self._seen.add(receipt.write_id)
+            try:
+                receipt.result.changes.merge_into(self._session, self._origin)
+                self.error = None
+            except IcechunkError as e:
+                self.error = e
+                warnings.warn(
+                    f"the chunks were written, but could not be merged into the session: {e}",
+                    UnmergedChangesWarning,
+                    stacklevel=2,
+                )
+
+
+# The one piece of process-wide state: unpickling has no other way to the session. Entries go away
+# with the pending write they belong to.
+_landings: Final[WeakValueDictionary[str, Landing]] = WeakValueDictionary()
+
+
+class WriteReceipt:
+    """What a computed write returns: how much was written, and the change set.
+
+    There is nothing to do with it: where the session is, the change set has been merged already.
+
+    Parameters
+    ----------
+    token : str
+        Name of the write.
+    write_id : str
+        Tells two runs of the same write apart.
+    result : WriteResult
+        What was done.
+    """
+
+    __slots__ = ("result", "token", "write_id")
+
+    def __init__(self, token: str, write_id: str, result: WriteResult) -> None:
+        self.token = token
+        self.write_id = write_id
+        self.result = result
+
+    @property
+    def blocks(self) -> int:
+        """How many dask blocks were written."""
+        return self.result.blocks
+
+    @property
+    def chunks(self) -> int:
+        """How many zarr chunks were written."""
+        return self.result.changes.chunk_count()
+
+    @property
+    def size_bytes(self) -> int:
+        """Uncompressed bytes of the blocks."""
+        return self.result.size_bytes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_arrive, (self.token, self.write_id, self.result))
+
+    def __repr__(self) -> str:
+        return (
+            f"<icechunk.dask.WriteReceipt: {self.blocks} blocks, {self.chunks} chunks, "
+            f"{self.size_bytes} bytes>"
+        )
+
+
+def _arrive(token: str, write_id: str, result: WriteResult) -> WriteReceipt:
+    receipt = WriteReceipt(token, write_id, result)
+    landing = _landings.get(token)
+    if landing is not None:
+        landing.land(receipt)
+    return receipt
+
+
+def finish_write(token: str, results: list[WriteResult]) -> WriteReceipt:
+    """Run as the last task: merge, and land if this is the session's process."""
+    return _arrive(token, uuid.uuid4().hex, merge_results(results))
+
+
+class PendingWrite(Delayed):  # type: ignore[misc] # dask has no types
+    """A write that happens, and is merged into its session, when it is computed.
+
+    It is a dask ``Delayed``: ``pending.compute()``, ``dask.compute(pending)``,
+    ``client.compute(pending).result()`` and ``client.persist`` all write; the merge happens when
+    the result reaches the process that has the session.
+
+    Parameters
+    ----------
+    key : str
+        Key of the last task.
+    graph : HighLevelGraph
+        All tasks.
+    landing : Landing
+        Where the change set goes.
+    compute_kwargs : mapping
+        Defaults for ``compute``.
+    """
+
+    __slots__ = ("_compute_kwargs", "_landing")
+    __dask_optimize__ = staticmethod(_compat.optimize_arrays)
+
+    def __init__(
+        self,
+        key: str,
+        graph: HighLevelGraph,
+        landing: Landing,
+        compute_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(key, graph)
+        self._landing = landing
+        self._compute_kwargs = dict(compute_kwargs or {})
+
+    def compute(self, **kwargs: Any) -> WriteReceipt:
+        """Write all blocks and merge their change sets into the session.
+
+        Parameters
+        ----------
+        **kwargs
+            Passed to ``dask.compute``, for example ``scheduler=``, ``num_workers=``, or
+            ``retries=`` with distributed.
+
+        Returns
+        -------
+        WriteReceipt
+            How much was written.
+
+        Raises
+        ------
+        IcechunkError
+            Writing or merging failed; the session is as it was.
+        """
+        (receipt,) = dask.compute(self, traverse=False, **(self._compute_kwargs | kwargs))
+        self._landing.land(receipt)
+        if self._landing.error is not None:
+            raise self._landing.error
+        return receipt  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        return f"<icechunk.dask.PendingWrite {self.key}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Elsewhere it is an ordinary delayed value, whose result lands when it comes back.
+        return (Delayed, (self.key, self.dask))

@@ -1,0 +1,135 @@
+"""What runs on a worker: write a block, merge change sets.
+
+A job travels to each worker process once. Each task forks it, which costs microseconds, writes one
+block through zarr into the fork's store, and returns what the fork changed. So tasks share nothing
+that changes: a task that dask runs again writes new chunk objects and returns new references, and
+only the result that dask keeps is ever merged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from icechunk.dask import _compat
+from icechunk.dask.grid import boundaries
+from icechunk.distributed import ChunkChanges, twin_of
+
+if TYPE_CHECKING:
+    import zarr
+
+    from icechunk.session import ForkSession
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockTarget:
+    """Where the blocks of one dask array go.
+
+    Parameters
+    ----------
+    path : str
+        Path of the zarr array in the store.
+    metadata : ArrayV3Metadata
+        The array's metadata; saves every task from reading it.
+    config : ArrayConfig
+        The array's run-time configuration.
+    edges : tuple of tuple of int
+        Along each axis where blocks begin in the array, and where the last one ends.
+    """
+
+    path: str
+    metadata: Any
+    config: Any
+    edges: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(
+        cls, array: zarr.Array[Any], chunks: tuple[tuple[int, ...], ...], start: tuple[int, ...]
+    ) -> BlockTarget:
+        """Return the target for blocks of the given sizes, the first one beginning at ``start``."""
+        return cls(
+            path=array.path,
+            metadata=array.metadata,
+            config=_compat.array_config(array),
+            edges=tuple(map(boundaries, chunks, start)),
+        )
+
+    def region(self, block_id: tuple[int, ...]) -> tuple[slice, ...]:
+        """Return where a block goes."""
+        return tuple(
+            slice(edges[i], edges[i + 1]) for edges, i in zip(self.edges, block_id, strict=True)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteJob:
+    """What all tasks of one write have in common.
+
+    Parameters
+    ----------
+    fork : ForkSession
+        Knows the arrays; tasks write into forks of it.
+    targets : tuple of BlockTarget
+        One per dask array.
+    """
+
+    fork: ForkSession
+    targets: tuple[BlockTarget, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteResult:
+    """What one or more tasks did.
+
+    Parameters
+    ----------
+    changes : ChunkChanges
+        Their change sets, merged.
+    blocks : int
+        How many blocks were written.
+    size_bytes : int
+        Uncompressed bytes of these blocks.
+    """
+
+    changes: ChunkChanges
+    blocks: int
+    size_bytes: int
+
+
+def write_block(
+    block: Any, job: WriteJob, which: int, block_id: tuple[int, ...] = ()
+) -> WriteResult:
+    """Write one block and return what that changed.
+
+    Parameters
+    ----------
+    block : array
+        The data.
+    job : WriteJob
+        Where to.
+    which : int
+        Which of the job's targets.
+    block_id : tuple of int
+        Which block of the dask array.
+
+    Returns
+    -------
+    WriteResult
+        Not the data.
+    """
+    target = job.targets[which]
+    fork = twin_of(job.fork)
+    array = _compat.on_store(target.metadata, target.config, fork.store, target.path)
+    array[target.region(block_id)] = block
+    return WriteResult(
+        changes=ChunkChanges.made_by(fork), blocks=1, size_bytes=getattr(block, "nbytes", 0)
+    )
+
+
+def merge_results(results: list[WriteResult]) -> WriteResult:
+    """Merge what several tasks did into a new result; the arguments stay as they are."""
+    return WriteResult(
+        changes=ChunkChanges.union([result.changes for result in results]),
+        blocks=sum(result.blocks for result in results),
+        size_bytes=sum(result.size_bytes for result in results),
+    )
