@@ -1,0 +1,92 @@
+"""Running the official package, which lives in an environment of its own.
+
+It has the same import name, so it is reached by a subprocess: tests exchange JSON and repositories
+on disk with it. ``ICECHUNK_PEER_PYTHON`` names its interpreter; a virtual environment ``.peer``
+beside ``pyproject.toml`` is found without. Tests that use it are marked ``peer``.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PEER_VERSION = "2.3.0"
+_TIMEOUT_SECONDS = 120
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+def peer_python() -> Path:
+    """Return the interpreter that has the official package; skip the test without it.
+
+    Continuous integration always has it, so there its absence is a failure, not a skip.
+    """
+    for path in _candidates():
+        if path.is_file() and _version_of(path) == PEER_VERSION:
+            return path
+    message = (
+        f"no environment with the official icechunk {PEER_VERSION}: make one with "
+        f"`python -m venv .peer && .peer/bin/pip install icechunk=={PEER_VERSION}`, or set "
+        "ICECHUNK_PEER_PYTHON to its interpreter"
+    )
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+def run_peer(script: str, *args: object) -> Any:
+    """Run a script with the official package and return what it printed as JSON.
+
+    Parameters
+    ----------
+    script : str
+        Python source; its last line of output is the answer, as JSON.
+    *args : object
+        Its ``sys.argv[1:]``, as text.
+    """
+    command = [str(peer_python()), "-c", script, *map(str, args)]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_TIMEOUT_SECONDS,
+        cwd=_ROOT / "tests",  # not the checkout, whose package would be imported instead
+        env=_environment(),
+    )
+    if done.returncode != 0:
+        pytest.fail(f"the official package failed:\n{done.stderr[-4000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def _candidates() -> list[Path]:
+    named = os.environ.get("ICECHUNK_PEER_PYTHON")
+    here = [Path(named)] if named else []
+    bin_dir, name = ("Scripts", "python.exe") if sys.platform == "win32" else ("bin", "python")
+    return [*here, _ROOT / ".peer" / bin_dir / name]
+
+
+def _environment() -> dict[str, str]:
+    dropped = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
+    return {name: value for name, value in os.environ.items() if name not in dropped}
+
+
+@functools.cache
+def _version_of(python: Path) -> str | None:
+    script = "import importlib.metadata as m; print(m.version('icechunk'))"
+    done = subprocess.run(
+        [str(python), "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_TIMEOUT_SECONDS,
+        cwd=_ROOT / "tests",
+        env=_environment(),
+    )
+    return done.stdout.strip() if done.returncode == 0 else None
