@@ -1,0 +1,165 @@
+"""Write and execute ``main_job.ipynb``: the main job, from a lazy dataset to a checked archive.
+
+usage: python notebooks/build.py
+
+The notebook is built from the cells below, so that it is reviewed as text and never edited by hand.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+NOTEBOOK = Path(__file__).with_name("main_job.ipynb")
+SECONDS = 300
+
+CELLS = [
+    """# The main job
+
+A dask cluster writes a lazy dataset into a transactional Zarr repository, a second period is appended
+in a second commit, and everything is read back and checked.
+
+The cells below are made and run by `notebooks/build.py`.""",
+    """MEGABYTES = 200  # uncompressed size of each period""",
+    """## A cluster
+
+Two worker processes of this machine. With the address of a real scheduler, nothing below changes.""",
+    """from distributed import Client, LocalCluster
+
+cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+client = Client(cluster)""",
+    """## A lazy dataset
+
+Temperature and wind on a grid, computed block by block when it is asked for. Nothing here ever holds
+the whole dataset.""",
+    """import dask.array as da
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+LAT, LON, CHUNK = 181, 360, 24
+STEPS = max(MEGABYTES * 10**6 // (LAT * LON * 4 * 2) // CHUNK, 1) * CHUNK
+
+
+def period(first_step):
+    hours = da.arange(first_step, first_step + STEPS, chunks=CHUNK)[:, None, None] * 6.0
+    lat = np.radians(np.linspace(90, -90, LAT))[:, None]
+    lon = np.radians(np.arange(LON, dtype=float))
+    wave = da.sin(3 * lon - hours * 0.05 + 2 * np.sin(lat))
+    t2m = 288 - 40 * np.sin(lat) ** 2 + 8 * wave * np.cos(lat)
+    u10 = 12 * da.cos(4 * lon - hours * 0.07) * np.cos(lat)
+    dims = ("time", "lat", "lon")
+    return xr.Dataset(
+        {
+            "t2m": (dims, t2m.astype("f4"), {"units": "K", "standard_name": "air_temperature"}),
+            "u10": (dims, u10.astype("f4"), {"units": "m s-1", "standard_name": "eastward_wind"}),
+        },
+        {
+            "time": pd.date_range("2026-01-01", periods=STEPS, freq="6h")
+            + pd.Timedelta(hours=6 * first_step),
+            "lat": ("lat", np.linspace(90, -90, LAT), {"units": "degrees_north"}),
+            "lon": ("lon", np.arange(LON, dtype=float), {"units": "degrees_east"}),
+        },
+    )
+
+
+first = period(0)
+first""",
+    """## The plan
+
+What would be written, before anything is.""",
+    """import tempfile
+from pathlib import Path
+
+import icechunk
+import icechunk.xarray
+from icechunk.dask import plan_write
+
+folder = tempfile.TemporaryDirectory()
+storage = icechunk.local_filesystem_storage(str(Path(folder.name) / "archive"))
+repo = icechunk.Repository.create(storage)
+
+plan_write(first)""",
+    """## The first commit
+
+Each block is one task. The tasks write their chunks straight to storage and return only references,
+which arrive in the session merged into one change set. Nobody sees anything before the commit.""",
+    """session = repo.writable_session("main")
+first.to_icechunk(session)
+session.commit("The first period", metadata={"steps": [0, STEPS]})""",
+    """## The second commit
+
+Coordinates that do not grow are there already, so they are left out.""",
+    """session = repo.writable_session("main")
+period(STEPS).drop_vars(["lat", "lon"]).to_icechunk(session, append_dim="time")
+session.commit("The second period", metadata={"steps": [STEPS, 2 * STEPS]})""",
+    """## The history""",
+    """for commit in repo.ancestry(branch="main"):
+    print(commit.id, commit.message, commit.metadata.get("steps", ""))""",
+    """print(len(repo.diff(from_snapshot_id=list(repo.ancestry(branch="main"))[1].id,
+                to_branch="main").updated_chunks["/t2m"]), "chunks of t2m in the second commit")""",
+    """## Open it anew, and check every value
+
+On the cluster, block by block, against a second computation.""",
+    """reopened = icechunk.Repository.open(storage).readonly_session("main")
+archive = xr.open_zarr(reopened.store, consolidated=False, chunks={})
+expected = xr.concat([period(0), period(STEPS)], dim="time", data_vars="minimal",
+                     coords="minimal", compat="override", join="override")
+
+equal = {name: bool((archive[name] == expected[name]).all()) for name in ("t2m", "u10")}
+assert all(equal.values())
+assert (archive.time.values == expected.time.values).all()
+print(f"{archive.nbytes / 1e6:.0f} MB read back:", equal)""",
+    """## Back in time
+
+The first period is one commit back, and stays there.""",
+    """before = list(repo.ancestry(branch="main"))[1]
+xr.open_zarr(repo.readonly_session(snapshot_id=before.id).store, consolidated=False).sizes""",
+    """client.close()
+cluster.close()
+folder.cleanup()""",
+]
+
+
+def build(megabytes: int | None = None) -> nbformat.NotebookNode:
+    """Return the notebook, not executed; a smaller dataset for tests."""
+    cells = []
+    for number, source in enumerate(CELLS):
+        is_text = source.startswith("#") or "\n\nA dask cluster" in source
+        make = nbformat.v4.new_markdown_cell if is_text else nbformat.v4.new_code_cell
+        text = source
+        if megabytes is not None:
+            text = text.replace("MEGABYTES = 200", f"MEGABYTES = {megabytes}")
+        cells.append(make(text, id=f"cell-{number}"))
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
+
+
+def execute(notebook: nbformat.NotebookNode) -> None:
+    """Run all cells in a fresh kernel and directory; raises what a cell raises."""
+    with tempfile.TemporaryDirectory() as directory:
+        client = NotebookClient(
+            notebook, timeout=SECONDS, resources={"metadata": {"path": directory}}
+        )
+        client.execute()
+    for cell in notebook.cells:
+        # Times of day and kernel versions would make every build differ.
+        cell.metadata.pop("execution", None)
+    notebook.metadata.pop("language_info", None)
+
+
+def main() -> int:
+    """Build, execute, write."""
+    notebook = build()
+    execute(notebook)
+    nbformat.validate(notebook)
+    NOTEBOOK.write_text(nbformat.writes(notebook) + "\n", "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
