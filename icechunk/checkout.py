@@ -427,13 +427,17 @@ class Checkout:
             self.changes.edits(node.id, len(node.shape)).extend(table)
 
     async def delete_chunks(self, path: NodePath, within: tuple[int, ...]) -> None:
-        """Delete the chunks whose coordinate starts with ``within``; none is no error."""
+        """Delete the chunks whose coordinate starts with ``within``; none is no error.
+
+        A whole coordinate is recorded as deleted without looking whether it had a chunk, so that
+        a commit that relied on its absence conflicts with one that fills it.
+        """
         self.require_writable()
         node = self.node(path)
         if node is None or node.kind is not NodeKind.ARRAY:
             return
         if len(within) == len(node.shape):
-            if await self.chunk_ref(node, within) is not None:
+            if in_grid(node, within):
                 self._record(node, within, None)
             return
         async for table in self.chunk_tables(node):
@@ -506,6 +510,16 @@ class RangeRequest:
         return start, stop
 
 
+def in_grid(node: NodeSnapshot, coord: Coordinate) -> bool:
+    """Say whether a coordinate lies in an array's chunk grid.
+
+    A dimension without chunks still has index 0 (specification, "Node changes in a session").
+    """
+    return len(coord) == len(node.shape) and all(
+        c < max(1, dim.num_chunks) for c, dim in zip(coord, node.shape, strict=True)
+    )
+
+
 def check_coordinate(node: NodeSnapshot, coord: Coordinate) -> None:
     """Refuse a coordinate outside the chunk grid.
 
@@ -514,13 +528,9 @@ def check_coordinate(node: NodeSnapshot, coord: Coordinate) -> None:
     InvalidInputError
         Kind ``invalid-chunk-index``; the message names the array, the chunk and the grid.
     """
-    shape = node.shape
-    # A dimension without chunks still accepts index 0 (specification, "Node changes").
-    if len(coord) == len(shape) and all(
-        c < max(1, dim.num_chunks) for c, dim in zip(coord, shape, strict=True)
-    ):
+    if in_grid(node, coord):
         return
-    grid = tuple(dim.num_chunks for dim in shape)
+    grid = tuple(dim.num_chunks for dim in node.shape)
     raise InvalidInputError(
         f"chunk {tuple(coord)} is outside the chunk grid {grid} of {node.path}. Resize the array "
         "first, or check the index.",

@@ -28,7 +28,7 @@ from icechunk.storage.base import ByteRange
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from icechunk.config import ResolvedConfig
+    from icechunk.config import RepositoryConfig, ResolvedConfig
     from icechunk.storage.base import Storage, Version
 
 T = TypeVar("T")
@@ -255,11 +255,13 @@ class AssetManager:
 _shared: Final[Registry[bytes, AssetManager]] = Registry(kept=8)
 
 
-def shared_manager(storage: Storage, config: ResolvedConfig) -> AssetManager:
+def shared_manager(storage: Storage, config: RepositoryConfig) -> AssetManager:
     """Return this process's manager of a repository that came in from another process.
 
     All sessions that travelled here for the same storage and configuration share one client and
     one cache.
     """
-    key = pickle.dumps((storage, config))
-    return _shared.get(key, lambda: AssetManager(storage, config))
+    return _shared.get(
+        pickle.dumps((storage, config)),
+        lambda: AssetManager(storage, config.resolved(storage.default_settings())),
+    )

@@ -117,5 +117,16 @@ def _starts_as_file(location: str) -> bool:
 
 
 def location_texts(column: Ragged) -> list[str]:
-    """Return stored locations as text, each distinct one decoded once."""
-    return [raw.decode("utf-8", "replace") for raw in dict.fromkeys(column.tolist())]
+    """Return stored locations as text.
+
+    Notes
+    -----
+    Plain ASCII, the usual case, is decoded once as a whole.
+    """
+    whole = column.compact()
+    data = bytes(whole.data)
+    if not data.isascii():
+        return [raw.decode("utf-8", "replace") for raw in whole.tolist()]
+    text = data.decode("ascii")
+    stop = whole.start + whole.size
+    return [text[a:b] for a, b in zip(whole.start.tolist(), stop.tolist(), strict=True)]

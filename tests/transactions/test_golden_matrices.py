@@ -146,7 +146,11 @@ def _outcome(theirs: str, ours: str, solver: icechunk.ConflictSolver) -> dict[st
     try:
         second.rebase(solver)
     except RebaseFailedError as e:
-        conflicts = [[c.conflict_type.name, c.path, c.conflicted_chunks] for c in e.conflicts]
+        conflicts = [
+            [c.conflict_type.name, c.path]
+            + ([] if c.conflicted_chunks is None else [c.conflicted_chunks])
+            for c in e.conflicts
+        ]
         return {"outcome": "RebaseFailedError", "conflicts": conflicts}
     second.commit("ours", allow_empty=True)
     return {"outcome": "ok", "state": _state(repo.readonly_session("main"))}
@@ -168,7 +172,7 @@ def test_every_pair_of_concurrent_changes() -> None:
                     differences.append((row["theirs"], row["ours"], name, expected, got))
             elif not _same(expected, got):
                 differences.append((row["theirs"], row["ours"], name, expected, got))
-    assert differences == []
+    assert differences == [], "\n".join(map(str, differences))
 
 
 def _same(expected: dict[str, Any], got: dict[str, Any]) -> bool:

@@ -1,0 +1,163 @@
+"""Blocking twins of `icechunk.repository`; written by ``python -m icechunk._sync.generate``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from icechunk._io.loop import run
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from typing import Self
+
+    from icechunk.config import RepositoryConfig
+    from icechunk.repository_state import VirtualAccess
+    from icechunk.session import Session
+    from icechunk.storage.base import Storage
+    from icechunk.types import SpecVersion
+
+
+class RepositoryTwins:
+    """Blocking methods of `icechunk.repository.Repository`."""
+
+    __slots__ = ()
+
+    @classmethod
+    def create(
+        cls,
+        storage: Storage,
+        config: RepositoryConfig | None = None,
+        authorize_virtual_chunk_access: VirtualAccess | None = None,
+        spec_version: SpecVersion | int | None = None,
+        check_clean_root: bool = True,
+    ) -> Self:
+        """Make a new, empty repository.
+
+        Parameters
+        ----------
+        storage : Storage
+            Where; nothing may be there yet.
+        config : RepositoryConfig, optional
+            Kept in the repository where it differs from the defaults.
+        authorize_virtual_chunk_access : mapping of str to credential or None, optional
+            URL prefixes of virtual chunk containers that may be read, and how to get in.
+        spec_version : SpecVersion or int, optional
+            Version of the format; 2 is what can be made.
+        check_clean_root : bool
+            Refuse a place where there are other objects.
+
+        Returns
+        -------
+        Repository
+            With a branch ``main`` on the initial, empty snapshot.
+
+        Raises
+        ------
+        InvalidInputError
+            Kind ``parent-directory-not-clean``; something is there already.
+        ConflictError
+            Kind ``repo-info-updated``; somebody else created a repository at this moment.
+        StorageError
+            The place cannot be written.
+        """
+        return run(
+            cls.create_async(
+                storage, config, authorize_virtual_chunk_access, spec_version, check_clean_root
+            )
+        )
+
+    @classmethod
+    def open(
+        cls,
+        storage: Storage,
+        config: RepositoryConfig | None = None,
+        authorize_virtual_chunk_access: VirtualAccess | None = None,
+    ) -> Self:
+        """Open an existing repository.
+
+        Parameters
+        ----------
+        storage : Storage
+            Where it is.
+        config : RepositoryConfig, optional
+            Goes over what is stored in the repository, for this use only.
+        authorize_virtual_chunk_access : mapping of str to credential or None, optional
+            As for `create`.
+
+        Raises
+        ------
+        RepositoryNotFoundError
+            Kind ``repository-not-found``.
+        FormatError
+            What is there is damaged, or of a version this package does not know.
+        """
+        return run(cls.open_async(storage, config, authorize_virtual_chunk_access))
+
+    @classmethod
+    def open_or_create(
+        cls,
+        storage: Storage,
+        config: RepositoryConfig | None = None,
+        authorize_virtual_chunk_access: VirtualAccess | None = None,
+        create_version: SpecVersion | int | None = None,
+        check_clean_root: bool = True,
+    ) -> Self:
+        """Open the repository at a place, or make one where there is none.
+
+        Parameters and errors as `open` and `create`.
+        """
+        return run(
+            cls.open_or_create_async(
+                storage, config, authorize_virtual_chunk_access, create_version, check_clean_root
+            )
+        )
+
+    @classmethod
+    def exists(cls, storage: Storage) -> bool:
+        """Say whether there is a repository at a place."""
+        return run(cls.exists_async(storage))
+
+    @classmethod
+    def fetch_config(cls, storage: Storage) -> RepositoryConfig | None:
+        """Return the configuration stored in a repository, None when none is."""
+        return run(cls.fetch_config_async(storage))
+
+    def readonly_session(
+        self,
+        branch: str | None = None,
+        *,
+        tag: str | None = None,
+        snapshot_id: str | None = None,
+        as_of: datetime | None = None,
+    ) -> Session:
+        """Open a version to read.
+
+        Parameters
+        ----------
+        branch, tag, snapshot_id : str
+            Exactly one of them: the tip of a branch, the target of a tag, or a snapshot.
+        as_of : datetime, optional
+            With a branch: the newest of its snapshots that is not younger than this.
+
+        Raises
+        ------
+        ValueError
+            None or several of the three were given, or ``as_of`` without a branch.
+        RefNotFoundError
+            Kind ``ref-not-found``.
+        SnapshotNotFoundError
+            Kind ``snapshot-not-found``, or ``no-snapshot-at-time``.
+        """
+        return run(
+            self.readonly_session_async(branch, tag=tag, snapshot_id=snapshot_id, as_of=as_of)
+        )
+
+    def writable_session(self, branch: str) -> Session:
+        """Open the tip of a branch to change it.
+
+        Raises
+        ------
+        RefNotFoundError
+            Kind ``ref-not-found``.
+        """
+        return run(self.writable_session_async(branch))

@@ -1,0 +1,85 @@
+"""Blocking twins of `icechunk.repository_history`; written by ``python -m icechunk._sync.generate``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from icechunk._io.loop import run
+
+if TYPE_CHECKING:
+    from icechunk.core.diff import Diff
+    from icechunk.snapshots import SnapshotHistory, SnapshotInfo
+
+
+class RepositoryHistoryTwins:
+    """Blocking methods of `icechunk.repository_history.RepositoryHistory`."""
+
+    __slots__ = ()
+
+    def ancestry(
+        self,
+        *,
+        branch: str | None = None,
+        tag: str | None = None,
+        snapshot_id: str | None = None,
+    ) -> SnapshotHistory:
+        """Return a version and all before it, newest first.
+
+        Parameters
+        ----------
+        branch, tag, snapshot_id : str
+            Exactly one of them.
+
+        Raises
+        ------
+        ValueError
+            None or several of the three were given.
+        RefNotFoundError, SnapshotNotFoundError
+            There is no such version.
+        """
+        return run(self.ancestry_async(branch=branch, tag=tag, snapshot_id=snapshot_id))
+
+    def lookup_snapshot(self, snapshot_id: str) -> SnapshotInfo:
+        """Return what is known of a snapshot.
+
+        Raises
+        ------
+        SnapshotNotFoundError
+            Kind ``snapshot-not-found``.
+        """
+        return run(self.lookup_snapshot_async(snapshot_id))
+
+    def diff(
+        self,
+        *,
+        from_branch: str | None = None,
+        from_tag: str | None = None,
+        from_snapshot_id: str | None = None,
+        to_branch: str | None = None,
+        to_tag: str | None = None,
+        to_snapshot_id: str | None = None,
+    ) -> Diff:
+        """Return what changed from one version to a later one.
+
+        Parameters
+        ----------
+        from_branch, from_tag, from_snapshot_id : str
+            Exactly one: the earlier version, an ancestor of the later one.
+        to_branch, to_tag, to_snapshot_id : str
+            Exactly one: the later version.
+
+        Raises
+        ------
+        InvalidInputError
+            Kind ``bad-snapshot-chain-for-diff``; the first is no proper ancestor of the second.
+        """
+        return run(
+            self.diff_async(
+                from_branch=from_branch,
+                from_tag=from_tag,
+                from_snapshot_id=from_snapshot_id,
+                to_branch=to_branch,
+                to_tag=to_tag,
+                to_snapshot_id=to_snapshot_id,
+            )
+        )

@@ -1,0 +1,147 @@
+"""Blocking twins of `icechunk.session`; written by ``python -m icechunk._sync.generate``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from icechunk._io.loop import run
+from icechunk.core.merge import ChunkPolicy
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from icechunk.core.conflicts import ConflictSolver
+    from icechunk.session import ForkSession
+    from icechunk.types import ChunkType
+
+
+class SessionTwins:
+    """Blocking methods of `icechunk.session.Session`."""
+
+    __slots__ = ()
+
+    def chunk_type(self, array_path: str, chunk_coordinates: list[int]) -> ChunkType:
+        """Return how a chunk is stored: uninitialized, native, inline or virtual.
+
+        Raises
+        ------
+        NodeNotFoundError, InvalidInputError
+            No array at the path.
+        """
+        return run(self.chunk_type_async(array_path, chunk_coordinates))
+
+    def get_node_id(self, path: str) -> str:
+        """Return the id of a group or array, which it keeps for its life.
+
+        Raises
+        ------
+        NodeNotFoundError
+            Kind ``node-not-found``.
+        """
+        return run(self.get_node_id_async(path))
+
+    def all_virtual_chunk_locations(self) -> list[str]:
+        """Return the location of every virtual chunk, array by array."""
+        return run(self.all_virtual_chunk_locations_async())
+
+    def commit(
+        self,
+        message: str,
+        metadata: dict[str, Any] | None = None,
+        *,
+        rebase_with: ConflictSolver | None = None,
+        rebase_tries: int = 1000,
+        allow_empty: bool = False,
+    ) -> str:
+        """Make the changes a new snapshot and move the branch to it.
+
+        Parameters
+        ----------
+        message : str
+            What was done, for the history.
+        metadata : dict, optional
+            JSON-like facts kept with the snapshot, over the repository's default commit metadata.
+        rebase_with : ConflictSolver, optional
+            When the branch moved meanwhile: rebase with this solver and try again. Waits between
+            tries grow and are random; manifests whose array nobody else touched are written once.
+        rebase_tries : int
+            How often to rebase at most.
+        allow_empty : bool
+            Make a snapshot although nothing changed.
+
+        Returns
+        -------
+        str
+            Id of the new snapshot; the session becomes read-only on it.
+
+        Raises
+        ------
+        SessionStateError
+            Kind ``no-changes-to-commit``.
+        ReadOnlyError
+            Kind ``read-only-session``, or ``read-only-repository``.
+        ConflictError
+            Kind ``commit-conflict``; the branch moved. ``expected_parent`` is the session's base
+            and ``actual_parent`` the tip. The session keeps its changes.
+        RebaseFailedError
+            Kind ``rebase-failed``; names the arrays and chunks in conflict.
+        TypeError
+            The message is not text, or the metadata is not JSON-like.
+        InvalidInputError
+            Kind ``invalid-commit-configuration``; the message cannot be encoded as UTF-8.
+
+        Notes
+        -----
+        Source: Icechunk specification, section "Commit". Concurrency: atomic. Whatever fails or
+        dies on the way leaves the branch as it was.
+        """
+        return run(
+            self.commit_async(
+                message,
+                metadata,
+                rebase_with=rebase_with,
+                rebase_tries=rebase_tries,
+                allow_empty=allow_empty,
+            )
+        )
+
+    def rebase(self, solver: ConflictSolver) -> None:
+        """Move the changes onto the present tip of the branch; nothing is committed.
+
+        Parameters
+        ----------
+        solver : ConflictSolver
+            Decides about conflicts: `ConflictDetector` or `BasicConflictSolver`.
+
+        Raises
+        ------
+        RebaseFailedError
+            Kind ``rebase-failed``; names the arrays and chunks in conflict. The session is on the
+            last commit before the conflict and keeps its changes.
+        SessionStateError
+            Kind ``rebase-tx-log-pruned``.
+        """
+        return run(self.rebase_async(solver))
+
+    def merge(self, *others: ForkSession, on_chunk_conflict: str = ChunkPolicy.LAST) -> None:
+        """Take the changes of forks into this session.
+
+        Parameters
+        ----------
+        *others : ForkSession
+            Forks of this session, or of forks of it.
+        on_chunk_conflict : {"last", "error"}
+            What to do with a chunk that two of them wrote: keep the one merged last, or fail and
+            name it.
+
+        Raises
+        ------
+        SessionStateError
+            Kind ``merge-failed``; two sides touched the same array, group or chunks in ways that
+            do not go together, and the message names them. The session has what was merged
+            before. Kind ``merge-not-allowed``; something given is no fork.
+        ConflictError
+            A fork was made on an older snapshot, and its changes conflict with what was committed
+            since.
+        """
+        return run(self.merge_async(*others, on_chunk_conflict=on_chunk_conflict))
