@@ -6,6 +6,7 @@ datasets, on a dask cluster if there is one.
 """
 
 from icechunk._version import __version__
+from icechunk.checkout import SessionMode
 from icechunk.config import (
     Attribution,
     CachingConfig,
@@ -96,7 +97,7 @@ from icechunk.object_store_config import (
     s3_store,
 )
 from icechunk.repository import Repository
-from icechunk.session import ForkSession, Session, SessionMode
+from icechunk.session import ForkSession, Session
 from icechunk.snapshots import Diff, SnapshotHistory, SnapshotInfo
 from icechunk.storage import (
     Storage,

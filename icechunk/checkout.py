@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from icechunk._io.loop import run, run_now
 from icechunk.core.changes import ChangeSet
 from icechunk.core.commit import updated_node
@@ -549,6 +551,5 @@ def _batches(table: ChunkTable, rows: int | None) -> Iterator[ChunkTable]:
 
 def _starting_with(table: ChunkTable, within: tuple[int, ...]) -> I64Array:
     if len(within) > table.ndim:
-        return (table.kind < 0).nonzero()[0]
-    return (table.coords[:, : len(within)] == within).all(axis=1).nonzero()[0]
-
+        return np.zeros(0, np.int64)
+    return np.flatnonzero((table.coords[:, : len(within)] == within).all(axis=1))

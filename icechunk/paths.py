@@ -148,7 +148,7 @@ def chunk_key(path: NodePath, coord: tuple[int, ...]) -> str:
 
 def is_within(path: str, ancestor: str) -> bool:
     """Say whether a node path is the ancestor itself or below it."""
-    return ancestor == "/" or path == ancestor or path.startswith(ancestor + "/")
+    return ancestor in {"/", path} or path.startswith(ancestor + "/")
 
 
 def sorted_within(paths: Sequence[str], ancestor: str) -> list[str]:

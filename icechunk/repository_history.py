@@ -98,7 +98,9 @@ class RepositoryHistory(RepositoryHistoryTwins):
             Kind ``bad-snapshot-chain-for-diff``; the first is no proper ancestor of the second.
         """
         info = await self._state.info()
-        older = resolve_version(info, branch=from_branch, tag=from_tag, snapshot_id=from_snapshot_id)
+        older = resolve_version(
+            info, branch=from_branch, tag=from_tag, snapshot_id=from_snapshot_id
+        )
         newer = resolve_version(info, branch=to_branch, tag=to_tag, snapshot_id=to_snapshot_id)
         assets = self._state.assets
         logs = [
@@ -113,7 +115,7 @@ class RepositoryHistory(RepositoryHistoryTwins):
 
 def _records_between(info: RepoInfo, older: ObjectId, newer: ObjectId) -> list[SnapshotRecord]:
     """Return the records after ``older`` up to ``newer``, newest first."""
-    between = []
+    between: list[SnapshotRecord] = []
     for record in info.snapshots.ancestry(newer):
         if record.id == older:
             if between:

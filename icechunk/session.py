@@ -498,9 +498,7 @@ def checked_message(message: str) -> str:
     return message
 
 
-def _fork_state(
-    parent: SessionState, snapshot_id: ObjectId, inherited: ChangeSet
-) -> SessionState:
+def _fork_state(parent: SessionState, snapshot_id: ObjectId, inherited: ChangeSet) -> SessionState:
     checkout = parent.checkout
     return SessionState(
         checkout=_forked_checkout(

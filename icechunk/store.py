@@ -6,7 +6,7 @@ chunks and nodes are the checkout's; this module only answers zarr's questions i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import numpy as np
 from zarr.abc.store import (
@@ -98,7 +98,7 @@ class IcechunkStore(VirtualReferences, Store):
         return True
 
     @property
-    def supports_partial_writes(self) -> bool:
+    def supports_partial_writes(self) -> Literal[False]:
         """False: a chunk is replaced whole."""
         return False
 
@@ -286,7 +286,8 @@ class IcechunkStore(VirtualReferences, Store):
             await self.set(key, value)
 
     async def set_partial_values(
-        self, key_start_values: Iterable[tuple[str, int, bytes]]  # noqa: ARG002
+        self,
+        key_start_values: Iterable[tuple[str, int, bytes]],  # noqa: ARG002
     ) -> None:
         """Refuse: a value is set whole."""
         raise _unimplemented("parts of values cannot be set; set them whole")
@@ -411,7 +412,7 @@ class IcechunkStore(VirtualReferences, Store):
     def _paths_below(self, prefix: str) -> Sequence[NodePath]:
         text = prefix.strip("/")
         if not text:
-            return list(self._checkout.paths())
+            return [*self._checkout.paths()]
         path = _path_or_none(text)
         if path is None or self._checkout.node(path) is None:
             raise InvalidInputError(
@@ -422,7 +423,7 @@ class IcechunkStore(VirtualReferences, Store):
 
     async def array_chunk_iterator(
         self, array_path: str, batch_size: int = 1000
-    ) -> AsyncIterator[list[list[int]]]:
+    ) -> AsyncIterator[Sequence[Sequence[int]]]:
         """Yield the coordinates of the chunks of an array, in batches.
 
         Raises

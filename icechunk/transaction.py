@@ -11,7 +11,6 @@ import asyncio
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-
 from icechunk._io.limits import gather_limited
 from icechunk.assets.refs import RepoState, backoff_seconds, now_us, read_state, update_repo
 from icechunk.core.commit import (
@@ -98,8 +97,7 @@ class _WrittenManifests:
 
 @dataclass(slots=True)
 class _Reuse:
-    """Manifests written by an earlier attempt of the same commit, good while nothing they were
-    made from has changed."""
+    """Manifests an earlier attempt of a commit wrote, good while their sources are the same."""
 
     by_node: dict[NodeId, _WrittenManifests] = field(default_factory=dict)
 
@@ -125,13 +123,13 @@ async def commit_changes(checkout: Checkout, request: CommitRequest) -> ObjectId
         Kind ``branch-not-found``; the branch was deleted meanwhile.
     """
     assets = checkout.assets
-    if effective_changes(checkout.base.nodes, checkout.changes).is_empty():
-        if not request.allow_empty:
-            raise SessionStateError(
-                "nothing to commit: the session has no changes. Pass allow_empty=True to make a "
-                "snapshot all the same.",
-                ErrorKind.NO_CHANGES_TO_COMMIT,
-            )
+    changed = not effective_changes(checkout.base.nodes, checkout.changes).is_empty()
+    if not changed and not request.allow_empty:
+        raise SessionStateError(
+            "nothing to commit: the session has no changes. Pass allow_empty=True to make a "
+            "snapshot all the same.",
+            ErrorKind.NO_CHANGES_TO_COMMIT,
+        )
     reuse = _Reuse()
     rebases = 0
     while True:
@@ -201,9 +199,7 @@ async def _commit_once(
         spec_version=2,
     )
     log = transaction_log_of(snapshot.id, base.nodes, changes)
-    await gather_limited(
-        2, [assets.write_snapshot(snapshot), assets.write_transaction_log(log)]
-    )
+    await gather_limited(2, [assets.write_snapshot(snapshot), assets.write_transaction_log(log)])
 
     def move_branch(info: RepoInfo) -> tuple[RepoInfo, UpdateKind]:
         tip = require_branch(info, request.branch)
@@ -368,9 +364,7 @@ async def _replay(
     reached = checkout.snapshot_id
     behind = _commits_between(info, reached, tip)
     records = [_require_record(info, snapshot_id) for snapshot_id in behind]
-    logs = await gather_limited(
-        _CONCURRENT_READS, [_logs_of(assets, record) for record in records]
-    )
+    logs = await gather_limited(_CONCURRENT_READS, [_logs_of(assets, record) for record in records])
     for record, record_logs in zip(records, logs, strict=True):
         # The rules look into their nodes only for nodes that we created or deleted.
         looks = bool(changes.new_nodes or changes.deleted)
@@ -386,7 +380,7 @@ async def _replay(
 
 def _commits_between(info: RepoInfo, base: ObjectId, tip: ObjectId) -> list[ObjectId]:
     """Return the snapshots after ``base`` up to ``tip``, oldest first."""
-    behind = []
+    behind: list[ObjectId] = []
     for snapshot_id in info.snapshots.ancestor_ids(tip):
         if snapshot_id == base:
             return behind[::-1]

@@ -212,9 +212,7 @@ def _virtual_table(
 ) -> ChunkTable:
     if len(lengths) and not bool(np.all(lengths)):
         coord = tuple(coords[np.flatnonzero(lengths == 0)[0]].tolist())
-        raise InvalidInputError(
-            f"virtual chunk {coord} has length 0.", ErrorKind.ZERO_LENGTH_CHUNK
-        )
+        raise InvalidInputError(f"virtual chunk {coord} has length 0.", ErrorKind.ZERO_LENGTH_CHUNK)
     n = len(coords)
     etag: Ragged | None = None
     modified: AnyArray | None = None

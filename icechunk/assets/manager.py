@@ -23,13 +23,12 @@ from icechunk.format.transaction_log import (
     parse_transaction_log,
 )
 from icechunk.ids import ObjectId, id_text
-from icechunk.storage.base import ByteRange
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from icechunk.config import RepositoryConfig, ResolvedConfig
-    from icechunk.storage.base import Storage, Version
+    from icechunk.storage.base import ByteRange, Storage, Version
 
 T = TypeVar("T")
 
@@ -249,7 +248,6 @@ class AssetManager:
     @staticmethod
     async def _decoded(data: bytes, parse: Callable[[], T]) -> T:
         return parse() if len(data) <= _DECODE_INLINE_BYTES else await in_thread(parse)
-
 
 
 _shared: Final[Registry[bytes, AssetManager]] = Registry(kept=8)

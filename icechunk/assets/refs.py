@@ -147,8 +147,10 @@ async def _attempt(
     except UnknownOutcomeError:
         present = await read_state(assets)
         mine = updated.updates.latest
-        landed = any((u.kind, u.updated_at_us) == (mine.kind, mine.updated_at_us)
-                     for u in present.info.updates)
+        landed = any(
+            (u.kind, u.updated_at_us) == (mine.kind, mine.updated_at_us)
+            for u in present.info.updates
+        )
         return updated if landed else None
     return updated
 

@@ -15,7 +15,6 @@ import numpy as np
 from icechunk._io import loop
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.storage.containers import storage_for_container
-from icechunk.virtual_containers import ContainerSet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from icechunk.format.chunk_table import VirtualRef
     from icechunk.format.ragged import Ragged
     from icechunk.storage.base import ByteRange, Storage
-    from icechunk.virtual_containers import VirtualChunkContainer
+    from icechunk.virtual_containers import ContainerSet, VirtualChunkContainer
 
 
 class VirtualReader:

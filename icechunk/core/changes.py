@@ -21,7 +21,6 @@ from icechunk.format.chunk_table import (
     merged,
     overlay,
 )
-from icechunk.ids import NodeId
 from icechunk.paths import NodePath, sorted_within
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from icechunk._typing import U32Array
     from icechunk.core.nodes import NodeDocument
     from icechunk.format.snapshot import NodeKind, NodeSnapshot
+    from icechunk.ids import NodeId
 
 _RECENT_ROWS: Final = 4096
 
@@ -236,4 +236,3 @@ class ChangeSet:
     def chunk_count(self) -> int:
         """Return how many chunks were set or deleted."""
         return sum(len(edits.table()) for edits in self.chunks.values())
-

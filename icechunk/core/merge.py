@@ -94,9 +94,7 @@ def _check_nodes(
     brought = {node.id for node in other.new_nodes.values()}
     for node_id in sorted((other.updated.keys() | other.chunks.keys()) - brought):
         if path_of(node_id) is None:
-            raise _failed(
-                "the fork changed a group or array that this session has deleted since"
-            )
+            raise _failed("the fork changed a group or array that this session has deleted since")
 
 
 def _check_chunks(

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.format.snapshot import DimensionShape, ManifestRefs, NodeKind, NodeSnapshot
-from icechunk.ids import NodeId
-from icechunk.paths import NodePath
+
+if TYPE_CHECKING:
+    from icechunk.ids import NodeId
+    from icechunk.paths import NodePath
 
 _MAX_LENGTH = 2**64 - 1
 _MAX_CHUNKS = 2**32 - 1
@@ -133,9 +135,7 @@ def _chunk_counts(grid: Any, lengths: list[int], path: str) -> list[int]:
                 raise _bad(path, f"chunk_shape is {sizes!r}; expected a list of integers")
             _same_rank(sizes, lengths, path)
             # A chunk size of zero is accepted only where there is nothing to chunk.
-            counts = [
-                -(-n // size) if size else 0 for n, size in zip(lengths, sizes, strict=True)
-            ]
+            counts = [-(-n // size) if size else 0 for n, size in zip(lengths, sizes, strict=True)]
         case "rectilinear":
             per_axis = configuration.get("chunk_shapes")
             if not isinstance(per_axis, list):

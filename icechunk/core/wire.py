@@ -152,7 +152,9 @@ def unpack_table(packed: dict[str, Any]) -> ChunkTable:
         payload=_ragged(packed["payload"], column("payload_size", "<i8")),
         packed=column("packed", "?"),
         dictionary=packed["dictionary"],
-        etag=None if packed["etag"] is None else _ragged(packed["etag"], column("etag_size", "<i8")),
+        etag=(
+            None if packed["etag"] is None else _ragged(packed["etag"], column("etag_size", "<i8"))
+        ),
         last_modified=column("last_modified", "<u4"),
     )
 

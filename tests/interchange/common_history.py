@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
 from typing import Any
 
@@ -38,9 +39,9 @@ def write(path: str) -> None:
     big[:] = np.arange(4000.0)
     names = root.create_array("names", shape=(3,), chunks=(2,), dtype="str")
     names[:] = np.array(["a", "bé", ""], dtype=object)
-    root.create_array(
-        "dims", shape=(2, 3), chunks=(1, 3), dtype="u2", dimension_names=["y", None]
-    )[:] = 5
+    root.create_array("dims", shape=(2, 3), chunks=(1, 3), dtype="u2", dimension_names=["y", None])[
+        :
+    ] = 5
     first = session.commit("first", metadata={"who": "é", "list": [1, 2.5, None, {"k": True}]})
     repo.create_tag("v1", first)
     repo.create_branch("side/line", first)
@@ -136,7 +137,7 @@ def read(path: str) -> dict[str, Any]:
             [s.id, s.parent_id, s.message, s.written_at.isoformat(), _plain(s.metadata)]
             for s in history
         ]
-        for newer, older in zip(history, history[1:], strict=False):
+        for newer, older in itertools.pairwise(history):
             diff = repo.diff(from_snapshot_id=older.id, to_snapshot_id=newer.id)
             seen["diffs"].append([older.id, newer.id, _paths(diff)])
         seen[f"at {branch}"] = _version(repo, branch=branch)
@@ -144,4 +145,3 @@ def read(path: str) -> dict[str, Any]:
         seen["tags"][tag] = repo.lookup_tag(tag)
         seen[f"tagged {tag}"] = _version(repo, tag=tag)
     return seen
-

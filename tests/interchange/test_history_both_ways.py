@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.interchange import common_history
 from tests.peer import run_peer
 

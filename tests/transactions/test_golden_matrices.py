@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import zarr
-from tests.shared_data import shared_dir
 
 import icechunk
 from icechunk import (
@@ -22,6 +21,7 @@ from icechunk import (
     VersionSelection,
     in_memory_storage,
 )
+from tests.shared_data import shared_dir
 
 if TYPE_CHECKING:
     from collections.abc import Callable
