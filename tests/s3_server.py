@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,8 @@ class S3Server:
         """Have the next ``count`` matching requests go wrong.
 
         Actions: ``lose`` (done, but the connection closes without a reply), ``late-500`` (done,
-        but the reply is an error), ``500`` and ``503`` (not done), ``cut`` (the reply ends halfway).
+        but the reply is an error), ``500`` and ``503`` (not done), ``cut`` (the reply ends
+        halfway), ``sleep`` (done a second later).
         """
         self._ask(
             "fault", {"action": action, "method": method, "contains": contains, "count": count}
@@ -122,6 +124,11 @@ class _App:
             action = self._next_fault(method, f"{path}?{query}")
         if action in {"500", "503"}:
             return _error(action, start_response)
+        if action == "sleep":
+            time.sleep(1)
+        may_read = method in {"GET", "HEAD"} and path.startswith(f"/{OPEN_BUCKET}/")
+        if "authorization" not in headers and not may_read:
+            return _error("403", start_response)
         with self._writes if method != "GET" else contextlib.nullcontext():
             replies: list[tuple[str, list[tuple[str, str]]]] = []
             body = b"".join(
@@ -161,7 +168,7 @@ def _cut(body: bytes, connection: socket.socket) -> Iterator[bytes]:
 
 
 def _error(status: str, start_response: Any) -> list[bytes]:
-    code = {"500": "InternalError", "503": "SlowDown"}[status]
+    code = {"403": "AccessDenied", "500": "InternalError", "503": "SlowDown"}[status]
     start_response(f"{status} fault", [("Content-Type", "application/xml")])
     return [f"<Error><Code>{code}</Code><Message>made up</Message></Error>".encode()]
 
@@ -179,17 +186,15 @@ def _add_user(key: str, secret: str, actions: list[str]) -> None:
     made.access_key_id, made.secret_access_key = key, secret
 
 
-def _open_one_bucket() -> None:
-    """Let unsigned requests read the open bucket; moto checks all requests or none."""
+def _let_unsigned_requests_through() -> None:
+    """Leave them to `_App`: moto checks a signature in all requests or in none."""
     from moto.core.authorization import ActionAuthenticatorMixin as Mixin
 
     checked = Mixin._authenticate_and_authorize_action
 
     def check(self: Any, *args: Any, **kwargs: Any) -> None:
-        unsigned = "Authorization" not in self.headers
-        if unsigned and self.method in {"GET", "HEAD"} and f"/{OPEN_BUCKET}" in self.uri:
-            return
-        checked(self, *args, **kwargs)
+        if "Authorization" in self.headers:
+            checked(self, *args, **kwargs)
 
     Mixin._authenticate_and_authorize_action = check  # type: ignore[method-assign]
 
@@ -210,7 +215,7 @@ def main() -> None:
 
     _add_user(KEY, SECRET, ["s3:*"])
     _add_user(READER_KEY, READER_SECRET, ["s3:GetObject", "s3:HeadObject", "s3:ListBucket"])
-    _open_one_bucket()
+    _let_unsigned_requests_through()
     for bucket in (BUCKET, OPEN_BUCKET):
         s3_backends[_ACCOUNT]["aws"].create_bucket(bucket, "us-east-1")
     app = _App(DomainDispatcherApplication(create_backend_app))

@@ -8,6 +8,7 @@ choice, and retries a lost reply as if nothing had been written.
 from __future__ import annotations
 
 import contextlib
+import functools
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import aiobotocore.session  # type: ignore[import-untyped,unused-ignore]
 import aiohttp
 import botocore.exceptions  # type: ignore[import-untyped,unused-ignore]
+import botocore.loaders  # type: ignore[import-untyped,unused-ignore]
 import s3fs
 from aiobotocore.credentials import (  # type: ignore[import-untyped,unused-ignore]
     AioRefreshableCredentials,
@@ -64,6 +66,7 @@ _REFUSED: Final = {
 # No reply, or one that does not say what happened.
 NETWORK_ERRORS: Final = (
     botocore.exceptions.HTTPClientError,
+    botocore.exceptions.ConnectionError,
     botocore.exceptions.IncompleteReadError,
     ResponseParserError,
     aiohttp.ClientError,
@@ -193,8 +196,15 @@ class _Provider:
         return self._credentials
 
 
+@functools.cache
+def _loader() -> Any:
+    """Return what reads the service's description, once; six sevenths of opening a client."""
+    return botocore.loaders.create_loader()
+
+
 async def _session(credentials: AnyS3Credential) -> aiobotocore.session.AioSession:
     session = aiobotocore.session.AioSession()
+    session.register_component("data_loader", _loader())
     match credentials:
         case S3Credentials.Static():
             fixed: S3StaticCredentials = credentials[0]

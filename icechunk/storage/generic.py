@@ -6,9 +6,11 @@ reading, and writing by a single process. S3 has a backend of its own.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import hashlib
-import pickle
+import os
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -18,7 +20,6 @@ from fsspec.core import url_to_fs
 
 from icechunk._display import scrubbed
 from icechunk._io import loop
-from icechunk._io.clients import ClientPool
 from icechunk._io.limits import Limiter, gather_limited
 from icechunk.errors import ErrorKind, IcechunkError, InvalidInputError, StorageError
 from icechunk.storage.base import (
@@ -43,27 +44,11 @@ if TYPE_CHECKING:
 # Where fsspec's "create" mode is one conditional request; elsewhere it looks first, then writes.
 _CREATE_ATOMICALLY: Final = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
 _DELETES_IN_PARALLEL: Final = 32
+_PATTERN: Final = frozenset("*?[")
 _TIMES: Final = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
 
 # Makes looking and writing one step for all storages of this process; also across its loops.
 _one_writer: Final = Limiter(1)
-
-
-class _AsyncFilesystem:
-    """A file system whose coroutines run on the I/O thread's loop."""
-
-    def __init__(self, filesystem: Any) -> None:
-        self.filesystem = filesystem
-
-    async def close(self) -> None:
-        """Close its connections, as far as it has them where others do."""
-        session = getattr(self.filesystem, "_session", None)
-        close = getattr(session, "close", None)
-        if close is not None:
-            await close()
-
-
-_clients: Final[ClientPool[_AsyncFilesystem]] = ClientPool()
 
 
 class FsspecStorage(Storage):
@@ -90,9 +75,9 @@ class FsspecStorage(Storage):
         self._url = url
         self._options = dict(options)
         self._single_writer = single_writer
-        filesystem, root = self._open({})
-        self._is_async = bool(filesystem.async_impl)
-        self._filesystem: Any = None if self._is_async else filesystem
+        self._process = os.getpid()
+        filesystem, root = self._open()
+        self._filesystem = filesystem
         self._root = str(root).rstrip("/")
         protocol = filesystem.protocol
         protocols = {protocol} if isinstance(protocol, str) else set(protocol)
@@ -117,9 +102,9 @@ class FsspecStorage(Storage):
     def _recipe(self) -> tuple[str, dict[str, Any], bool]:
         return (self._url, self._options, self._single_writer)
 
-    def _open(self, extra: Mapping[str, Any]) -> tuple[Any, str]:
+    def _open(self) -> tuple[Any, str]:
         try:
-            found: tuple[Any, str] = url_to_fs(self._url, **self._options, **extra)
+            found: tuple[Any, str] = url_to_fs(self._url, **self._options)
         except (ValueError, ImportError, TypeError) as error:
             raise InvalidInputError(
                 f"cannot open {scrubbed(self._url)} with fsspec {fsspec.__version__}: {error}",
@@ -128,26 +113,20 @@ class FsspecStorage(Storage):
         return found
 
     async def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
-        """Call a method of the file system where it may block or wait, without translation."""
-        if not self._is_async:
-            return await loop.in_thread(
-                lambda: getattr(self._filesystem, method)(*arguments, **options)
-            )
+        """Call a method of the file system where it may block or wait; errors come as they are."""
+        if self._process != os.getpid():  # forked: its connections are the parent's
+            self._filesystem, self._process = self._open()[0], os.getpid()
+        filesystem = self._filesystem
+        if not filesystem.async_impl:
+            call = functools.partial(getattr(filesystem, method), *arguments, **options)
+            return await loop.in_thread(call)
+        # On fsspec's own loop, because that is the one whose end its file systems know of: each
+        # closes its connections in its own way.
+        waiting = getattr(filesystem, f"_{method}")(*arguments, **options)
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(waiting, filesystem.loop))
 
-        async def open_client() -> _AsyncFilesystem:
-            return _AsyncFilesystem(
-                self._open({"asynchronous": True, "skip_instance_cache": True})[0]
-            )
-
-        async def on_io_thread() -> Any:
-            recipe = pickle.dumps((self._url, sorted(self._options.items())))
-            async with _clients.lease(recipe, open_client) as client:
-                filesystem = client.filesystem
-                if method == "invalidate_cache":
-                    return filesystem.invalidate_cache()
-                return await getattr(filesystem, f"_{method}")(*arguments, **options)
-
-        return await loop.on_io_thread(on_io_thread())
+    def _forget_listings(self) -> None:
+        self._filesystem.invalidate_cache()
 
     @contextlib.contextmanager
     def _translated(self, verb: str, key: str) -> Iterator[None]:
@@ -176,12 +155,22 @@ class FsspecStorage(Storage):
         start, stop = (None, None) if byte_range is None else (byte_range.start, byte_range.stop)
         if start == stop and start is not None:
             return b""
-        with self._translated("read", key):
-            data: bytes = await self._call("cat_file", path, start=start, end=stop)
+        try:
+            with self._translated("read", key):
+                data: bytes = await self._call("cat_file", path, start=start, end=stop)
+        except StorageError as error:
+            if byte_range is not None and error.kind != ErrorKind.OBJECT_NOT_FOUND:
+                await self._check_reach(key, byte_range)
+            raise
         if byte_range is not None and len(data) != byte_range.stop - byte_range.start:
-            size_bytes = (await self.head(key)).size_bytes
-            raise range_beyond_end(key, self.description, byte_range, size_bytes)
+            await self._check_reach(key, byte_range)
+            raise StorageError(f"{self.description} sent {len(data)} bytes for {byte_range}")
         return data
+
+    async def _check_reach(self, key: str, byte_range: ByteRange) -> None:
+        size_bytes = (await self.head(key)).size_bytes
+        if byte_range.stop > size_bytes:
+            raise range_beyond_end(key, self.description, byte_range, size_bytes)
 
     async def get_versioned(self, key: str) -> tuple[bytes, Version]:
         """Return the content of an object, and its hash as the version."""
@@ -192,7 +181,7 @@ class FsspecStorage(Storage):
         """Return size and time of an object."""
         path = self._path(key)
         with self._translated("read", key):
-            await self._call("invalidate_cache")
+            self._forget_listings()
             info = await self._call("info", path)
         if info.get("type") == "directory":
             raise object_not_found(key, self.description)
@@ -205,7 +194,7 @@ class FsspecStorage(Storage):
         folder = prefix.rpartition("/")[0]
         try:
             with self._translated("list", prefix):
-                await self._call("invalidate_cache")
+                self._forget_listings()
                 where = self._path(folder) if folder else self._root
                 found = await self._call("find", where, detail=True)
         except StorageError as error:
@@ -258,7 +247,7 @@ class FsspecStorage(Storage):
         self._require_single_writer("create", key)
         async with _one_writer:
             with self._translated("write", key):
-                await self._call("invalidate_cache")
+                self._forget_listings()
                 if await self._call("exists", path):
                     raise LostRaceError(key)
                 await self._pipe(path, content)
@@ -300,13 +289,19 @@ class FsspecStorage(Storage):
 
     async def delete_many(self, keys: Sequence[str]) -> None:
         """Delete objects; those that are not there count as deleted."""
+        paths = [self._path(key) for key in keys]
 
-        async def delete(key: str) -> None:
+        async def delete(path: str) -> None:
             with contextlib.suppress(FileNotFoundError):
-                await self._call("rm_file", self._path(key))
+                await self._call("rm_file", path)
 
         with self._translated("delete", keys[0] if keys else ""):
-            await gather_limited(_DELETES_IN_PARALLEL, (delete(key) for key in keys))
+            # In bulk where that is possible, but "rm" takes some characters for patterns.
+            if len(paths) > 1 and not any(_PATTERN.intersection(path) for path in paths):
+                with contextlib.suppress(FileNotFoundError):
+                    await self._call("rm", paths)
+                    return
+            await gather_limited(_DELETES_IN_PARALLEL, (delete(path) for path in paths))
 
     # ---------------------------------------------------------------- about itself
 

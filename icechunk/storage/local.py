@@ -17,6 +17,8 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
+import stat
 import time
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -55,6 +57,9 @@ _NO_LINKS: Final = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, 
 # On Windows a file that somebody reads at this moment can be neither replaced nor deleted.
 _REPLACE_TRIES: Final = 50 if os.name == "nt" else 1
 _REPLACE_WAIT_SECONDS: Final = 0.01
+
+# Nearly every key; anything else is looked at more closely.
+_ORDINARY_KEY: Final = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*")
 
 _ADVICE: Final = {
     errno.ENOSPC: "the disk is full: free some space, then repeat the operation",
@@ -128,10 +133,12 @@ class LocalStorage(Storage):
         """Return size and time of an object."""
         try:
             status = os.stat(self._path(key))
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise object_not_found(key, self.description) from error
         except OSError as error:
             raise self._error("read", key, error) from error
+        if stat.S_ISDIR(status.st_mode):
+            raise object_not_found(key, self.description)
         return ObjectInfo(
             key=key, size_bytes=status.st_size, last_modified_us=status.st_mtime_ns // 1000
         )
@@ -296,7 +303,7 @@ class LocalStorage(Storage):
         for key in keys:
             try:
                 os.unlink(self._path(key))
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
                 raise self._error("delete", key, error) from error
@@ -325,7 +332,7 @@ class LocalStorage(Storage):
     # ---------------------------------------------------------------- helpers
 
     def _path(self, key: str) -> str:
-        if ".." in key or "//" in key or key[:1] in {"/", ""} or key[-1] == "/" or "#" in key:
+        if _ORDINARY_KEY.fullmatch(key) is None:
             check_key(key)
             if _is_hidden(key.rpartition("/")[2]):
                 raise InvalidInputError(

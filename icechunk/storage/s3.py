@@ -37,6 +37,7 @@ from icechunk.storage.base import (
     ByteRange,
     ObjectInfo,
     Storage,
+    UnknownOutcomeError,
     Version,
     check_key,
     range_beyond_end,
@@ -58,6 +59,7 @@ T = TypeVar("T")
 
 _WRITE_ID: Final = "icechunkwriteid"
 _CHUNKS: Final = "chunks/"
+_LISTED_AT_ONCE: Final = 1000  # the most that one reply holds
 _DELETED_AT_ONCE: Final = 1000  # the most that one request may name
 _DELETES_IN_PARALLEL: Final = 4
 _MOST_PARTS: Final = 10_000
@@ -156,26 +158,42 @@ class S3Storage(Storage):
 
     # ---------------------------------------------------------------- requests
 
-    async def _call(self, work: Callable[[Any, str], Awaitable[T]]) -> T:
+    async def _call(
+        self, work: Callable[[Any, str], Awaitable[T]], decides: str | None = None
+    ) -> T:
         """Run requests on the I/O thread.
 
         Parameters
         ----------
         work : callable
             Given the client and what every key starts with.
+        decides : str or None
+            The key whose conditional write this is, so that running out of time leaves it open.
         """
         if self._recipe is None:
             recipe = pickle.dumps((self._place, self.settings))
             self._recipe = hashlib.sha256(recipe).hexdigest()
-        return await loop.on_io_thread(self._on_io_thread(self._recipe, work))
-
-    async def _on_io_thread(self, recipe: str, work: Callable[[Any, str], Awaitable[T]]) -> T:
         timeouts = self.settings.timeouts
         limit_ms = timeouts.operation_timeout_ms if timeouts else None
-        async with (
-            asyncio.timeout(None if limit_ms is None else limit_ms / 1000),
-            _clients.lease(recipe, lambda: open_client(self._place, self.settings)) as client,
-        ):
+        if limit_ms is None:
+            return await loop.on_io_thread(self._on_io_thread(self._recipe, work))
+        try:
+            async with asyncio.timeout(limit_ms / 1000) as limit:
+                return await loop.on_io_thread(self._on_io_thread(self._recipe, work))
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            if decides is not None:
+                raise UnknownOutcomeError(decides) from error
+            raise StorageError(
+                f"an operation on {self.description} took longer than {limit_ms} ms, the "
+                "operation_timeout_ms of its storage settings"
+            ) from error
+
+    async def _on_io_thread(self, recipe: str, work: Callable[[Any, str], Awaitable[T]]) -> T:
+        async with _clients.lease(
+            recipe, lambda: open_client(self._place, self.settings)
+        ) as client:
             return await work(client.api, await self._root(client.api))
 
     async def _root(self, api: Any) -> str:
@@ -307,6 +325,7 @@ class S3Storage(Storage):
                 arguments: dict[str, Any] = {
                     "Bucket": self._place.bucket,
                     "Prefix": root + prefix,
+                    "MaxKeys": _LISTED_AT_ONCE,
                     **self._payer(),
                 }
                 if token is not None:
@@ -415,7 +434,8 @@ class S3Storage(Storage):
                 bytes(data),
                 None,
                 {**self._new_object(root, key, metadata, content_type), **condition},
-            )
+            ),
+            decides=key,
         )
 
     async def put_if_unchanged(
@@ -437,7 +457,8 @@ class S3Storage(Storage):
                 bytes(data),
                 version,
                 {**self._new_object(root, key, metadata, content_type), **condition},
-            )
+            ),
+            decides=key,
         )
 
     async def _put_if(

@@ -12,9 +12,8 @@ import os
 import pickle
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -29,6 +28,9 @@ from icechunk.storage.base import (
     Version,
 )
 from icechunk.storage_settings import StorageConcurrencySettings, StorageSettings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
 T = TypeVar("T")
 
@@ -58,6 +60,7 @@ class StorageConformance:
 
     threads = 6
     rounds = 5
+    many = 1200  # more than one page of a listing
 
     @pytest.fixture
     def storage(self) -> Storage:
@@ -149,7 +152,7 @@ class StorageConformance:
         assert run(first()).key.startswith("chunks/")
 
     def test_long_list(self, storage: Storage) -> None:
-        keys = [f"chunks/{index:05}" for index in range(1200)]  # more than a page
+        keys = [f"chunks/{index:05}" for index in range(self.many)]
 
         async def put_all() -> None:
             for at in range(0, len(keys), 50):
