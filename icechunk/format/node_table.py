@@ -95,7 +95,6 @@ class NodeTable:
         return len(self.paths)
 
     def __iter__(self) -> Iterator[NodeSnapshot]:
-        self._rows.check()
         return (self._node(row) for row in range(len(self)))
 
     def __contains__(self, path: object) -> bool:

@@ -138,18 +138,23 @@ def read_metadata(items: Sequence[Table] | None, *, spec_version: int = 2) -> di
     FormatError
         Kind ``deserialization`` for a damaged value, ``invalid-file-format`` for a damaged table.
     """
-    return {item.required_text(0, "name"): _read_value(item, spec_version) for item in items or ()}
+    metadata = {}
+    size = 0
+    for item in items or ():
+        data = item.required_raw(1, "value")
+        size += len(data)
+        if size > item.buffer.size:
+            raise item.buffer.error("MetadataItem.value", "parts of the file are used too often")
+        name = item.required_text(0, "name")
+        metadata[name] = _read_value(item.buffer.key, name, data, spec_version)
+    return metadata
 
 
-def _read_value(item: Table, spec_version: int) -> Any:
-    data = item.required_raw(1, "value")
+def _read_value(key: str, name: str, data: bytes, spec_version: int) -> Any:
     try:
         return _unpack(data) if spec_version == 1 else flex.decode(data)
     except FormatError as error:
-        name = item.text(0, "name")
-        raise FormatError(
-            f"{item.buffer.key}: metadata {name!r}: {error.message}", error.kind
-        ) from error
+        raise FormatError(f"{key}: metadata {name!r}: {error.message}", error.kind) from error
 
 
 def _pack(value: Any) -> bytes:

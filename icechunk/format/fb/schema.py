@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _OFFSET_BYTES: Final = 4
 _VTABLE_HEAD_BYTES: Final = 4
+# How often, counted in sizes of the whole buffer, strings may be shared.
+_MOST_SHARING: Final = 64
 
 
 class Number(NamedTuple):
@@ -187,7 +189,8 @@ class Walk:
 
     def _visit_items(self, level: Level, slot: int, kind: Items, extent: Extent) -> None:
         tables = level.tables
-        parts = tables.vector(slot, kind.name, kind.item_bytes, required=False, sharing=64)
+        sharing = _MOST_SHARING if kind.terminated else 1
+        parts = tables.vector(slot, kind.name, kind.item_bytes, required=False, sharing=sharing)
         if not kind.shared:
             _include_parts(extent, parts, kind.item_bytes)
             return

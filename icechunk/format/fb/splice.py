@@ -40,6 +40,7 @@ _U8: Final = _struct.Struct("<B")
 _U32: Final = _struct.Struct("<I")
 # Writers share vtables and texts, so a handful is found by comparing; more are sorted.
 _FEW: Final = 8
+_READS_BEFORE_CHECK: Final = 64
 
 
 def copy_fields(table: Table, schema: Schema, explicit: Sequence[int] = ()) -> Fields:
@@ -91,9 +92,8 @@ def copy_fields(table: Table, schema: Schema, explicit: Sequence[int] = ()) -> F
     return fields
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """Tables of one kind, kept encoded in a buffer that may hold other things as well.
+    """Tables of one kind, kept encoded in a buffer that may hold other things as well; immutable.
 
     Parameters
     ----------
@@ -107,10 +107,16 @@ class Rows:
         Whether the buffer was just made for these tables, and can be used as it is.
     """
 
-    buffer: Buffer
-    schema: Schema
-    positions: I64Array
-    alone: bool = False
+    __slots__ = ("_reads", "alone", "buffer", "positions", "schema")
+
+    def __init__(
+        self, buffer: Buffer, schema: Schema, positions: I64Array, *, alone: bool = False
+    ) -> None:
+        self.buffer = buffer
+        self.schema = schema
+        self.positions = positions
+        self.alone = alone
+        self._reads = 0
 
     @classmethod
     def of(cls, tables: Sequence[Fields], schema: Schema, key: str) -> Self:
@@ -127,12 +133,12 @@ class Rows:
 
     def table(self, row: int) -> Table:
         """Return one table."""
-        return Table(self.buffer, int(self.positions[row]), self.schema.name)
-
-    def check(self) -> None:
-        """Look at every field of every table; raises as `Walk`."""
-        if len(self) and not self.alone:
+        # Many small tables could share large parts, each harmless but for their number. Whoever
+        # reads more than a few has all of them looked at first.
+        self._reads += 1
+        if self._reads == _READS_BEFORE_CHECK and not self.alone:
             Walk(self.column(), self.schema)
+        return Table(self.buffer, int(self.positions[row]), self.schema.name)
 
     def take(self, rows: I64Array) -> Self:
         """Return the selected tables; the buffer is shared."""
