@@ -68,7 +68,7 @@ class ChunkChanges:
 
     @classmethod
     def made_by(cls, fork: ForkSession) -> ChunkChanges:
-        """Return the chunk changes of a fork, which from now on is not missed when it is dropped.
+        """Return the chunk changes of a fork.
 
         Raises
         ------
@@ -89,7 +89,6 @@ class ChunkChanges:
             node = checkout.base.nodes.by_id(node_id)
             path = id_text(node_id) if node is None else node.path
             arrays.append(ArrayChanges(node_id=node_id, path=path, table=edits.table()))
-        fork.mark_carried()
         return cls(tuple(arrays))
 
     @classmethod

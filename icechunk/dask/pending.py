@@ -13,6 +13,7 @@ import os
 import threading
 import uuid
 import warnings
+import weakref
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakValueDictionary
 
@@ -36,24 +37,33 @@ class Landing:
 
     Parameters
     ----------
-    session : Session or ForkSession
-        Receives the changes.
+    session : Session
+        Receives the changes; not kept alive.
     origin : ForkSession
         The fork of it that the tasks work on.
     token : str
         Name of the write, the same in all processes.
     """
 
-    __slots__ = ("__weakref__", "_lock", "_origin", "_process_id", "_seen", "_session", "error")
+    __slots__ = (
+        "__weakref__",
+        "_lock",
+        "_origin",
+        "_process_id",
+        "_seen",
+        "_session",
+        "error",
+        "token",
+    )
 
     def __init__(self, session: Session, origin: ForkSession, token: str) -> None:
-        self._session = session
-        self._origin = origin
+        self.token = token
         self.error: IcechunkError | None = None
+        self._session = weakref.ref(session)
+        self._origin = origin
         self._lock = threading.Lock()
         self._process_id = os.getpid()
         self._seen: set[str] = set()
-        _landings[token] = self
 
     def land(self, receipt: WriteReceipt) -> None:
         """Merge a receipt once, however often it arrives; a failure is kept in ``error``.
@@ -61,14 +71,15 @@ class Landing:
         It never raises: it may run while distributed unpickles a message, and an error there
         would be taken for a broken connection.
         """
-        if os.getpid() != self._process_id:
+        session = self._session()
+        if session is None or os.getpid() != self._process_id:
             return
         with self._lock:
             if receipt.write_id in self._seen:
                 return
             self._seen.add(receipt.write_id)
             try:
-                receipt.result.changes.merge_into(self._session, self._origin)
+                receipt.result.changes.merge_into(session, self._origin)
                 self.error = None
             except IcechunkError as e:
                 self.error = e
@@ -79,9 +90,32 @@ class Landing:
                 )
 
 
-# The one piece of process-wide state: unpickling has no other way to the session. Entries go away
-# with the pending write they belong to.
-_landings: Final[WeakValueDictionary[str, Landing]] = WeakValueDictionary()
+class _Landings:
+    """The landings of this process, by token: unpickling has no other way to a session.
+
+    A landing is kept until the first receipt arrived or the session is gone, for the pending write
+    itself may be dropped before: ``client.compute(pending)`` returns a future and forgets it.
+    After that it lives as long as the pending write, which can be computed again.
+    """
+
+    def __init__(self) -> None:
+        self._known: WeakValueDictionary[str, Landing] = WeakValueDictionary()
+        self._expected: dict[str, Landing] = {}
+
+    def expect(self, landing: Landing, session: Session) -> None:
+        """Make a landing findable."""
+        self._known[landing.token] = self._expected[landing.token] = landing
+        weakref.finalize(session, self._expected.pop, landing.token, None).atexit = False
+
+    def deliver(self, receipt: WriteReceipt) -> None:
+        """Merge a receipt if its session is in this process."""
+        landing = self._known.get(receipt.token)
+        if landing is not None:
+            landing.land(receipt)
+            self._expected.pop(receipt.token, None)
+
+
+_landings: Final = _Landings()
 
 
 class WriteReceipt:
@@ -133,9 +167,7 @@ class WriteReceipt:
 
 def _arrive(token: str, write_id: str, result: WriteResult) -> WriteReceipt:
     receipt = WriteReceipt(token, write_id, result)
-    landing = _landings.get(token)
-    if landing is not None:
-        landing.land(receipt)
+    _landings.deliver(receipt)
     return receipt
 
 
@@ -154,28 +186,33 @@ class PendingWrite(Delayed):  # type: ignore[misc] # dask has no types
     Parameters
     ----------
     key : str
-        Key of the last task.
+        Key of the last task; it must return what `finish_write` returns.
     graph : HighLevelGraph
         All tasks.
+    session : Session
+        Receives the changes.
     landing : Landing
-        Where the change set goes.
+        Of that session, with the token of `finish_write`.
     compute_kwargs : mapping
         Defaults for ``compute``.
     """
 
-    __slots__ = ("_compute_kwargs", "_landing")
+    __slots__ = ("_compute_kwargs", "_landing", "_session")
     __dask_optimize__ = staticmethod(_compat.optimize_arrays)
 
     def __init__(
         self,
         key: str,
         graph: HighLevelGraph,
+        session: Session,
         landing: Landing,
         compute_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(key, graph)
+        self._session = session
         self._landing = landing
         self._compute_kwargs = dict(compute_kwargs or {})
+        _landings.expect(landing, session)
 
     def compute(self, **kwargs: Any) -> WriteReceipt:
         """Write all blocks and merge their change sets into the session.
@@ -197,7 +234,7 @@ class PendingWrite(Delayed):  # type: ignore[misc] # dask has no types
             Writing or merging failed; the session is as it was.
         """
         (receipt,) = dask.compute(self, traverse=False, **(self._compute_kwargs | kwargs))
-        self._landing.land(receipt)
+        _landings.deliver(receipt)
         if self._landing.error is not None:
             raise self._landing.error
         return receipt  # type: ignore[no-any-return]

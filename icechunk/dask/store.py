@@ -141,7 +141,8 @@ def pending_write(
         finish=partial(finish_write, token),
     )
     graph = HighLevelGraph.from_collections(key, layer, dependencies=written)
-    return PendingWrite(key, graph, Landing(session, origin, token), compute_kwargs)
+    landing = Landing(session, origin, token)
+    return PendingWrite(key, graph, session, landing, compute_kwargs)
 
 
 def store_dask(

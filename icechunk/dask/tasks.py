@@ -120,10 +120,13 @@ def write_block(
     target = job.targets[which]
     fork = twin_of(job.fork)
     array = _compat.on_store(target.metadata, target.config, fork.store, target.path)
-    array[target.region(block_id)] = block
-    return WriteResult(
-        changes=ChunkChanges.made_by(fork), blocks=1, size_bytes=getattr(block, "nbytes", 0)
-    )
+    try:
+        array[target.region(block_id)] = block
+        changes = ChunkChanges.made_by(fork)
+    finally:
+        # A failed task's changes are not missed: dask runs it again, or the whole write fails.
+        fork.mark_carried()
+    return WriteResult(changes=changes, blocks=1, size_bytes=getattr(block, "nbytes", 0))
 
 
 def merge_results(results: list[WriteResult]) -> WriteResult:

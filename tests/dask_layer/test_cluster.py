@@ -37,7 +37,7 @@ def cluster():
     with (
         dask.config.set(config),
         LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
         ) as cluster,
     ):
         yield cluster
@@ -74,7 +74,9 @@ def test_it_is_merged_however_it_is_computed(client, repo, how):
         case "function":
             dask.compute({"nested": [pending]})
         case "future":
-            assert client.compute(pending).result().chunks == 20
+            future = client.compute(pending)
+            del pending
+            assert future.result().chunks == 20
         case "persist":
             assert pending.persist().compute().chunks == 20
     session.commit("written")
@@ -86,7 +88,7 @@ def test_a_cluster_in_this_process(repo):
     ds = weather()
     with (
         LocalCluster(
-            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0"
         ) as inside,
         Client(inside),
     ):

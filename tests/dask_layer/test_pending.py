@@ -14,6 +14,7 @@ import zarr
 from dask.delayed import Delayed
 from dask.utils import key_split
 
+import icechunk as ic
 from icechunk.dask.grid import AxisGrid
 from icechunk.dask.pending import PendingWrite
 from icechunk.dask.store import BlockWrite, pending_write
@@ -119,11 +120,10 @@ def test_a_session_that_was_committed_meanwhile(repo):
         write.compute()
 
 
-def test_a_session_that_was_rebased_meanwhile(repo):
-    import icechunk as ic
-
+@pytest.mark.parametrize("conflict", [False, True])
+def test_a_session_that_was_rebased_meanwhile(repo, conflict):
     session = repo.writable_session("main")
-    pending(session, da.ones(4, chunks=2))
+    pending(session, da.zeros(4, chunks=2))
     session.commit("array")
     session = repo.writable_session("main")
     target = zarr.open_array(session.store, path="a", mode="r+")
@@ -131,14 +131,22 @@ def test_a_session_that_was_rebased_meanwhile(repo):
         [BlockWrite(name="a", source=da.ones(4, chunks=2), target=target, start=(0,))], session
     )
     other = repo.writable_session("main")
-    zarr.open_group(other.store, mode="r+").attrs["x"] = 1
+    if conflict:
+        zarr.open_array(other.store, path="a", mode="r+")[:2] = 5
+    else:
+        zarr.open_group(other.store, mode="r+").attrs["x"] = 1
     other.commit("other")
     session.rebase(ic.ConflictDetector())
-    with (
-        pytest.warns(UnmergedChangesWarning, match="could not be merged"),
-        pytest.raises(SessionStateError),
-    ):
+    if conflict:
+        with (
+            pytest.warns(UnmergedChangesWarning, match="could not be merged"),
+            pytest.raises(ic.IcechunkError),
+        ):
+            write.compute()
+        np.testing.assert_array_equal(values(session), [5, 5, 0, 0])
+    else:
         write.compute()
+        np.testing.assert_array_equal(values(session), np.ones(4))
 
 
 def test_a_task_that_runs_twice_counts_once(repo):
