@@ -188,7 +188,8 @@ def _compress(locations: Ragged, dictionary: bytes, level: int) -> Ragged:
         write_dict_id=True,
     )
     frames: list[Any]
-    if n and "multi_compress_to_buffer" in zstandard.backend_features:
+    # The bulk call refuses input without a single byte.
+    if locations.size.any() and "multi_compress_to_buffer" in zstandard.backend_features:
         segments = np.empty((n, 2), np.uint64)
         segments[:, 0], segments[:, 1] = locations.start, locations.size
         source = zstandard.BufferWithSegments(locations.data, segments.tobytes())

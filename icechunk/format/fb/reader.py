@@ -210,12 +210,16 @@ class TableVector:
         chosen = object.__new__(type(self))
         chosen.buffer, chosen.name = self.buffer, self.name
         chosen.positions, chosen.vtables = self.positions[rows], self.vtables[rows]
-        distinct, vtable_sizes, table_sizes = self._sizes
         if self._codes is None:
+            kept: AnyArray = rows  # type: ignore[assignment]
             chosen._codes = None
-            chosen._sizes = (distinct[rows], vtable_sizes[rows], table_sizes[rows])
         else:
-            chosen._codes, chosen._sizes = self._codes[rows], self._sizes
+            # Only vtables still in use: what is wrong with the others is no matter here.
+            codes = self._codes[rows]
+            kept = np.flatnonzero(np.bincount(codes))
+            chosen._codes = kept.searchsorted(codes).astype(np.uint8)
+        distinct, vtable_sizes, table_sizes = self._sizes
+        chosen._sizes = (distinct[kept], vtable_sizes[kept], table_sizes[kept])
         chosen._children, chosen._span = [], None
         return chosen
 
