@@ -87,7 +87,7 @@ class Limiter:
             with self._lock:
                 if waiter.granted:
                     self._leave()
-                else:
+                elif waiter in self._waiters:  # else dropped, because its loop is closed
                     self._waiters.remove(waiter)
             raise
 

@@ -1,0 +1,92 @@
+"""Storages by URL, and what importing them loads."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from icechunk import storage as public
+from icechunk.errors import InvalidInputError
+from icechunk.storage.url import storage_for_url
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize(
+    ("url", "description"),
+    [
+        ("/data/repo", "local:/data/repo"),
+        ("/data/with space#%20?x=1", "local:/data/with space#%20?x=1"),
+        ("file:///data/repo", "local:/data/repo"),
+        ("FILE:///data/repo", "local:/data/repo"),
+        ("file://localhost/data/a%20b", "local:/data/a b"),
+        ("memory://x", "memory:x"),
+        ("memory://", "memory:"),
+        ("s3://bucket", "s3://bucket"),
+        ("s3://bucket/", "s3://bucket"),
+        ("s3://bucket/a/b/", "s3://bucket/a/b"),
+        ("s3a://bucket/a", "s3://bucket/a"),
+        ("http://127.0.0.1:9/x", "http://127.0.0.1:9/x"),
+    ],
+)
+def test_urls(url: str, description: str) -> None:
+    assert storage_for_url(url).description == description
+
+
+def test_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert storage_for_url("some/where").description == f"local:{tmp_path}/some/where"
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("", {}),
+        ("   ", {}),
+        ("a\0b", {}),
+        (None, {}),
+        (b"/data", {}),
+        ("file://host/data", {}),
+        ("file://", {}),
+        ("file:///", {}),
+        ("s3://", {}),
+        ("s3:///prefix", {}),
+        ("nosuch://x", {}),
+        ("/data", {"region": "x"}),
+        ("memory://x", {"region": "x"}),
+        ("s3://bucket/x", {"bucket": "y"}),
+        ("s3://bucket/x", {"nonsense": 1}),
+    ],
+)
+def test_nonsense(url: Any, options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        storage_for_url(url, **options)
+    assert caught.value.kind in {"cannot-parse-url", "bad-prefix"}
+
+
+def test_public_names() -> None:
+    for name in public.__all__:
+        assert getattr(public, name).__doc__
+
+
+def test_large_libraries_are_loaded_when_needed() -> None:
+    program = """
+import sys
+from icechunk.storage import in_memory_storage, local_filesystem_storage
+from icechunk.storage.url import storage_for_url
+storage_for_url("/data"), in_memory_storage()
+heavy = {"s3fs", "fsspec", "aiobotocore", "botocore", "aiohttp", "xarray", "dask", "distributed"}
+print(sorted(heavy & set(sys.modules)))
+storage_for_url("http://127.0.0.1:9")
+print(sorted({"s3fs", "fsspec"} & set(sys.modules)))
+storage_for_url("s3://bucket/x")
+print(sorted({"s3fs", "fsspec"} & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.splitlines() == ["[]", "['fsspec']", "['fsspec', 's3fs']"]
