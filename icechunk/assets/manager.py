@@ -99,6 +99,9 @@ class AssetManager:
             lambda log: sum(len(coords) for coords in log.updated_chunks.values()),
         )
         self._flight: Flight[str, object] = Flight()
+        # Bytes and value of the repo object as it was last seen here. The object is read anew
+        # every time; equal bytes are only not decoded twice.
+        self._seen_repo: tuple[bytes, RepoInfo] | None = None
 
     # -- the repo object ----------------------------------------------------------------------
 
@@ -121,7 +124,11 @@ class AssetManager:
                     "with Repository.create(storage)."
                 ) from e
             raise
+        seen = self._seen_repo
+        if seen is not None and seen[0] == data:
+            return seen[1], version, data
         info = await self._decoded(data, lambda: parse_repo_info(data, key=REPO_KEY))
+        self._seen_repo = (data, info)
         return info, version, data
 
     async def create_repo(self, info: RepoInfo) -> Version:
@@ -134,9 +141,11 @@ class AssetManager:
     async def replace_repo(self, info: RepoInfo, version: Version) -> Version:
         """Write the next repo object; raises `LostRaceError` when it changed meanwhile."""
         data = encode_repo_info(info, level=self.config.compression_level)
-        return await self.storage.put_if_unchanged(
+        stored = await self.storage.put_if_unchanged(
             REPO_KEY, data, version, metadata=self._metadata(FileType.REPO)
         )
+        self._seen_repo = (data, info)
+        return stored
 
     async def back_up_repo(self, name: str, data: bytes) -> None:
         """Keep the bytes of a repo object that is about to be replaced."""
