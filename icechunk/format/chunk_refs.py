@@ -8,7 +8,6 @@ any layout.
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from icechunk._typing import AnyArray, BoolArray, I64Array, U8Array
-    from icechunk.format.fb.reader import Parts, TableVector
+    from icechunk.format.fb.reader import TableVector
 
 LEAST_REFERENCE_BYTES: Final = 16
 """Room an honest reference takes: its offset, the table, and two fields; unit: bytes."""
@@ -215,23 +214,22 @@ def _write_strings(out: U8Array, places: I64Array, column: Ragged) -> None:
 # -- reading --------------------------------------------------------------------------------------
 
 
-def parse_references(refs: TableVector, bounds: I64Array, *, packable: bool) -> list[ChunkTable]:
-    """Read the references of several arrays.
+def parse_references(refs: TableVector, *, packable: bool) -> ChunkTable:
+    """Read the references of one array.
 
     Parameters
     ----------
     refs : TableVector
-        ChunkRef tables of all arrays.
-    bounds : ndarray of int64, shape (arrays + 1,)
-        References of array ``i`` are rows ``bounds[i]`` to ``bounds[i + 1]``.
+        ChunkRef tables.
     packable : bool
         Whether the file has the dictionary that packed locations need.
 
     Returns
     -------
-    list of ChunkTable
-        One for each array, without dictionary. Coordinates of a rank other than most of the
-        array's are dropped: a defect of the reference writes them, no key leads to them.
+    ChunkTable
+        References in order, each coordinate once, without dictionary. Coordinates of a rank other
+        than most of the array's are dropped: a defect of the reference writes them, no key leads
+        to them.
 
     Raises
     ------
@@ -252,8 +250,9 @@ def parse_references(refs: TableVector, bounds: I64Array, *, packable: bool) -> 
         offset = np.where(ranged, offset, np.uint64(0))
     virtual = kind == ChunkKind.VIRTUAL
     last_modified = refs.scalar(_LAST_MODIFIED, "checksum_last_modified", "<u4")
-    everything = ChunkTable(
-        coords=np.empty((len(refs), 0), np.uint32),
+    coords, rows = read_coordinates(refs.buffer, index.starts, index.counts)
+    table = ChunkTable(
+        coords=coords,
         kind=kind,
         chunk_id=refs.struct(_CHUNK_ID, "chunk_id", OBJECT_ID_BYTES, required=False),
         offset=offset.astype(np.uint64, copy=False),
@@ -264,10 +263,10 @@ def parse_references(refs: TableVector, bounds: I64Array, *, packable: bool) -> 
         etag=_etags(refs, virtual),
         last_modified=(last_modified * virtual).astype(np.uint32, copy=False),
     )
-    return [
-        _one_array(refs, everything, index, start, stop)
-        for start, stop in pairwise(bounds.tolist())
-    ]
+    if rows is None:
+        return table
+    in_file_order = replace(table, coords=np.empty((len(kind), 0), np.uint32))
+    return replace(in_file_order.take(rows), coords=coords)
 
 
 def _kinds(refs: TableVector) -> tuple[U8Array, BoolArray]:
@@ -307,14 +306,3 @@ def _etags(refs: TableVector, virtual: BoolArray) -> Ragged | None:
         return None
     etag = refs.string(_ETAG, "checksum_etag", required=False)
     return Ragged(etag.data, etag.start * virtual, etag.size * virtual)
-
-
-def _one_array(
-    refs: TableVector, everything: ChunkTable, index: Parts, start: int, stop: int
-) -> ChunkTable:
-    """Return rows of one array in order, with their coordinates."""
-    table = everything.take(slice(start, stop))
-    coords, rows = read_coordinates(refs.buffer, index.starts[start:stop], index.counts[start:stop])
-    if rows is not None:
-        table = table.take(rows)
-    return replace(table, coords=coords)

@@ -5,11 +5,13 @@ Source: Icechunk specification, sections "Manifest" and "Location compression".
 
 from __future__ import annotations
 
+import struct as _struct
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from icechunk.errors import FormatError
 from icechunk.format import locations
 from icechunk.format.chunk_refs import (
     LEAST_REFERENCE_BYTES,
@@ -18,7 +20,8 @@ from icechunk.format.chunk_refs import (
     parse_references,
 )
 from icechunk.format.chunk_table import ChunkKind, ChunkTable
-from icechunk.format.fb import reader, writer
+from icechunk.format.fb import writer
+from icechunk.format.fb.table import root
 from icechunk.format.header import DEFAULT_LEVEL, FileType, encode_file, parse_file
 from icechunk.format.locations import LocationCompression
 from icechunk.ids import NODE_ID_BYTES, OBJECT_ID_BYTES, NodeId, ObjectId, id_text
@@ -31,11 +34,11 @@ if TYPE_CHECKING:
 
 __all__ = ["LocationCompression", "Manifest", "encode_manifest", "parse_manifest"]
 
+_U8: Final = _struct.Struct("<B")
 _PLAIN: Final = 0
 _ZSTD: Final = 1
 # The reference writes one array per manifest; a file that claims more than this is hostile.
-_MOST_ARRAYS: Final = 1 << 16
-_LEAST_ARRAY_BYTES: Final = 20
+_MOST_ARRAYS: Final = 1 << 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +86,7 @@ def encode_manifest(
     Raises
     ------
     FormatError
-        Kind ``invalid-file-format``; the manifest does not fit into 2 GiB.
+        Kind ``invalid-file-format``; the manifest does not fit into 2 GiB, or has very many arrays.
 
     Notes
     -----
@@ -91,6 +94,8 @@ def encode_manifest(
     second, most of it in zstd.
     """
     arrays = sorted(manifest.arrays, key=lambda array: array[0])
+    if len(arrays) > _MOST_ARRAYS:
+        raise FormatError(f"a manifest of {len(arrays)} arrays: write one for each array instead")
     dictionary, payloads = _payloads([table for _, table in arrays], location_compression)
     key = f"manifests/{id_text(manifest.id)}"
     body = writer.assemble_root(
@@ -138,23 +143,29 @@ def parse_manifest(data: bytes, *, key: str) -> Manifest:
     "Behaviours of the reference not to imitate").
     """
     body = parse_file(data, FileType.MANIFEST, key=key).body
-    root = reader.root(body, key=key, name="Manifest")
-    manifest_id = ObjectId(root.struct(0, "id", OBJECT_ID_BYTES).tobytes())
-    arrays, _ = root.tables(1, "arrays", "ArrayManifest", min_bytes=_LEAST_ARRAY_BYTES)
-    if len(arrays) > _MOST_ARRAYS:
-        raise root.error("arrays", f"{len(arrays)} arrays in one manifest")
-    dictionary = root.bytes(2, "location_dictionary", required=False)[0] or None
-    algorithm = int(root.scalar(3, "compression_algorithm", "u1", default=_ZSTD)[0])
-    if algorithm != _ZSTD:
+    table = root(body, key=key, name="Manifest")
+    buffer = table.buffer
+    arrays_part = table.vector(1, "arrays", 4)
+    if arrays_part is not None and arrays_part.length > _MOST_ARRAYS:
+        raise buffer.error("Manifest.arrays", f"{arrays_part.length} arrays in one manifest")
+    dictionary = table.raw(2, "location_dictionary") or None
+    if table.number(3, "compression_algorithm", _U8, default=_ZSTD) != _ZSTD:
         dictionary = None
-    node_ids = arrays.struct(0, "node_id", NODE_ID_BYTES)
-    refs, bounds = arrays.tables(1, "refs", "ChunkRef", min_bytes=LEAST_REFERENCE_BYTES)
-    tables = [
-        replace(table, dictionary=dictionary) if bool(table.packed.any()) else table
-        for table in parse_references(refs, bounds, packable=dictionary is not None)
-    ]
-    owners = [NodeId(node_id.tobytes()) for node_id in node_ids]
-    return Manifest(id=manifest_id, arrays=tuple(zip(owners, tables, strict=True)))
+    arrays: list[tuple[NodeId, ChunkTable]] = []
+    total = 0
+    for array in table.required_tables(1, "arrays", "ArrayManifest"):
+        node_id = NodeId(array.required_struct(0, "node_id", NODE_ID_BYTES))
+        refs_part = array.vector(1, "refs", 4)
+        total += 0 if refs_part is None else refs_part.length
+        if total * LEAST_REFERENCE_BYTES > buffer.size:
+            raise buffer.error("ArrayManifest.refs", f"{total} references do not fit into the file")
+        refs = array.required_column(1, "refs", "ChunkRef")
+        chunks = parse_references(refs, packable=dictionary is not None)
+        if bool(chunks.packed.any()):
+            chunks = replace(chunks, dictionary=dictionary)
+        arrays.append((node_id, chunks))
+    manifest_id = ObjectId(table.required_struct(0, "id", OBJECT_ID_BYTES))
+    return Manifest(id=manifest_id, arrays=tuple(arrays))
 
 
 def _payloads(

@@ -13,7 +13,8 @@ import numpy as np
 
 from icechunk.errors import FormatError
 from icechunk.format.coordinates import read_coordinates, sorting_order
-from icechunk.format.fb import reader, writer
+from icechunk.format.fb import writer
+from icechunk.format.fb.table import root
 from icechunk.format.header import (
     DEFAULT_LEVEL,
     MAX_BODY_BYTES,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from icechunk._typing import U32Array
-    from icechunk.format.fb.reader import TableVector
+    from icechunk.format.fb.table import Table
 
 # Verifiers of the reference refuse logs with more.
 _MOST_TABLES: Final = 50_000_000
@@ -224,50 +225,59 @@ def parse_transaction_log(data: bytes, *, key: str) -> TransactionLog:
     Source: Icechunk specification, section "Transaction log".
     """
     body = parse_file(data, FileType.TRANSACTION_LOG, key=key).body
-    root = reader.root(body, key=key, name="TransactionLog")
-    ids = {name: _id_set(root, slot, name) for slot, name in _ID_SETS}
+    table = root(body, key=key, name="TransactionLog")
+    ids = {name: _id_set(table, slot, name) for slot, name in _ID_SETS}
     return TransactionLog(
-        id=ObjectId(root.struct(0, "id", OBJECT_ID_BYTES).tobytes()),
+        id=ObjectId(table.required_struct(0, "id", OBJECT_ID_BYTES)),
         new_groups=ids["new_groups"],
         new_arrays=ids["new_arrays"],
         deleted_groups=ids["deleted_groups"],
         deleted_arrays=ids["deleted_arrays"],
         updated_arrays=ids["updated_arrays"],
         updated_groups=ids["updated_groups"],
-        updated_chunks=_updated_chunks(root),
-        moved_nodes=_moved_nodes(root),
+        updated_chunks=_updated_chunks(table),
+        moved_nodes=_moved_nodes(table),
     )
 
 
-def _id_set(root: TableVector, slot: int, name: str) -> frozenset[NodeId]:
-    items, _ = root.items(slot, name, f"V{NODE_ID_BYTES}")
-    return frozenset(NodeId(item) for item in items.tolist())
+def _id_set(table: Table, slot: int, name: str) -> frozenset[NodeId]:
+    part = table.vector(slot, name, NODE_ID_BYTES)
+    if part is None:
+        raise table.buffer.error(f"TransactionLog.{name}", "required field is absent")
+    data, stop = table.buffer.data, part.first + part.length * NODE_ID_BYTES
+    return frozenset(
+        NodeId(data[at : at + NODE_ID_BYTES]) for at in range(part.first, stop, NODE_ID_BYTES)
+    )
 
 
-def _updated_chunks(root: TableVector) -> dict[NodeId, U32Array]:
-    arrays, _ = root.tables(7, "updated_chunks", "ArrayUpdatedChunks", min_bytes=_LEAST_ARRAY_BYTES)
+def _updated_chunks(table: Table) -> dict[NodeId, U32Array]:
+    arrays = table.required_column(7, "updated_chunks", "ArrayUpdatedChunks")
+    if not len(arrays):
+        return {}
+    if len(arrays) * _LEAST_ARRAY_BYTES > table.buffer.size:
+        raise arrays.error("node_id", f"{len(arrays)} arrays do not fit into the file")
     node_ids = arrays.struct(0, "node_id", NODE_ID_BYTES)
     chunks, bounds = arrays.tables(1, "chunks", "ChunkIndices", min_bytes=_LEAST_COORDINATE_BYTES)
     if len(arrays) + len(chunks) > _MOST_TABLES:
-        raise root.error("updated_chunks", f"more than {_MOST_TABLES} changes")
+        raise arrays.error("chunks", f"more than {_MOST_TABLES} changes")
     coords = chunks.vector(0, "coords", 4)
     found: dict[NodeId, U32Array] = {}
     for raw, (start, stop) in zip(node_ids, pairwise(bounds.tolist()), strict=True):
         node_id = NodeId(raw.tobytes())
         if node_id in found:
-            raise root.error("updated_chunks", f"array {id_text(node_id)} is listed twice")
+            raise arrays.error("node_id", f"array {id_text(node_id)} is listed twice")
         found[node_id], _ = read_coordinates(
-            root.buffer, coords.starts[start:stop], coords.counts[start:stop]
+            table.buffer, coords.starts[start:stop], coords.counts[start:stop]
         )
     return found
 
 
-def _moved_nodes(root: TableVector) -> tuple[MoveOperation, ...]:
-    moves, _ = root.tables(
-        8, "moved_nodes", "MoveOperation", required=False, min_bytes=_LEAST_MOVE_BYTES
-    )
-    if not len(moves):
+def _moved_nodes(table: Table) -> tuple[MoveOperation, ...]:
+    moves = table.column(8, "moved_nodes", "MoveOperation")
+    if moves is None or not len(moves):
         return ()
+    if len(moves) * _LEAST_MOVE_BYTES > table.buffer.size:
+        raise moves.error("node_id", f"{len(moves)} moves do not fit into the file")
     tags = moves.scalar(3, "node_type", "u1").tolist()
     if not set(tags) <= _KINDS.keys():
         raise moves.error("node_type", "unknown kind of node")

@@ -348,6 +348,12 @@ def test_a_manifest_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.message.startswith(KEY)
 
 
+def test_too_many_arrays() -> None:
+    arrays = tuple((NODE_ID, ChunkTable.empty(1)) for _ in range(20_000))
+    with pytest.raises(FormatError, match="one for each array"):
+        encode_manifest(Manifest(id=MANIFEST_ID, arrays=arrays))
+
+
 def test_deletions_are_refused() -> None:
     with pytest.raises(InternalError):
         _encoded(ChunkTable.deleted(np.array([[1]])))
