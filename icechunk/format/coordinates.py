@@ -6,13 +6,15 @@ reference not to imitate".
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 if TYPE_CHECKING:
     from icechunk._typing import I64Array, U32Array
     from icechunk.format.fb.reader import Buffer
+
+_BEYOND_ANY_GRID: Final = 2**32 - 1
 
 
 def read_coordinates(
@@ -36,6 +38,12 @@ def read_coordinates(
         out: a defect of the reference writes them, and no chunk key leads to them.
     rows : ndarray of int64, shape (m,), or None
         Where each came from; None when nothing was left out or moved.
+
+    Raises
+    ------
+    FormatError
+        Kind ``invalid-file-format``; a coordinate of 2**32 - 1, although a grid has at most that
+        many chunks: the exclusive end of an extent could not be written.
     """
     if not len(starts):
         return np.zeros((0, 0), np.uint32), None
@@ -50,6 +58,8 @@ def read_coordinates(
     if ndim:
         items = buffer.gather(starts, f"V{4 * ndim}")
         coords = items.view("<u4").reshape(len(starts), ndim)
+        if int(coords.max()) == _BEYOND_ANY_GRID:
+            raise buffer.error("coordinates", "a coordinate is beyond what any grid can have")
     order = sorting_order(coords)
     if order is not None:
         rows = order if rows is None else rows[order]

@@ -252,7 +252,7 @@ def _index(*coord: int) -> writer.Vector:
 
 
 def _inline(*coord: int) -> dict[int, writer.Value | None]:
-    return {0: _index(*coord), 1: writer.byte_vector(bytes(coord))}
+    return {0: _index(*coord), 1: writer.byte_vector(bytes(c % 256 for c in coord))}
 
 
 def test_coordinates_of_another_rank_are_dropped() -> None:
@@ -310,6 +310,7 @@ def test_kinds_are_decided_in_the_order_of_the_specification() -> None:
             {"dictionary": writer.byte_vector(b"")},
             "without a dictionary",
         ),
+        ([_inline(2**32 - 1, 0) | {1: writer.byte_vector(b"")}], {}, "beyond what any grid"),
         ([{0: _index(0), 5: writer.string(b"\xff")}], {}, "ChunkRef.location: text is not UTF-8"),
     ],
 )
