@@ -85,8 +85,7 @@ class ChunkEdits:
     def copy(self) -> ChunkEdits:
         """Return edits that can go their own way; the columns are shared."""
         twin = ChunkEdits(self.ndim)
-        twin._recent = dict(self._recent)
-        twin._sealed = list(self._sealed)
+        twin._push(self.table())
         return twin
 
     def _seal(self) -> None:
