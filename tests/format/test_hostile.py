@@ -26,6 +26,7 @@ from icechunk.format.transaction_log import (
     parse_transaction_log,
 )
 from icechunk.ids import NodeId, ObjectId
+from tests.format.buffers import blobs
 from tests.format.golden import damaged
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def test_many_distinct_vtables_are_read() -> None:
     body = writer.assemble_root(
         {
             0: writer.struct(OBJECT_ID),
-            1: writer.Tables([{0: writer.struct(NODE_ID), 1: writer.blobs(refs)}]),
+            1: writer.Tables([{0: writer.struct(NODE_ID), 1: blobs(refs)}]),
         }
     )
     manifest = parse_manifest(encode_file(FileType.MANIFEST, body), key="m")

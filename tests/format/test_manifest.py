@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from icechunk.errors import FormatError, InternalError
 from icechunk.format import chunk_refs, locations
 from icechunk.format.chunk_table import ChunkKind, ChunkTable, VirtualRef, merged, overlay
-from icechunk.format.fb import reader, writer
+from icechunk.format.fb import writer
 from icechunk.format.header import FileType, encode_file, parse_file
 from icechunk.format.manifest import LocationCompression, Manifest, encode_manifest, parse_manifest
 from icechunk.format.ragged import Ragged
 from icechunk.ids import NodeId, ObjectId, id_text, parse_node_id, parse_object_id
+from tests.format.buffers import root_column
 from tests.format.golden import REPOSITORIES, chunk_tables, unpack
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def test_fields_as_the_specification_says() -> None:
             ),
         ]
     )
-    root = reader.root(_body(_encoded(table)), key=KEY, name="Manifest")
+    root = root_column(_body(_encoded(table)), key=KEY, name="Manifest")
     assert root.struct(0, "id", 12).tobytes() == MANIFEST_ID
     assert not root.present(2).any()
     # Plain locations are 0, which is not the default.
@@ -124,7 +125,7 @@ def test_fields_as_the_specification_says() -> None:
     refs, _ = arrays.tables(1, "refs", "ChunkRef")
     used = [[s for s in range(10) if refs.present(s)[row]] for row in range(5)]
     assert used == [[0, 1], [0, 3, 4], [0, 2, 3, 4], [0, 3, 5, 6], [0, 2, 3, 5, 7]]
-    packed = reader.root(_body(_encoded(_virtual(1000), ALWAYS)), key=KEY, name="Manifest")
+    packed = root_column(_body(_encoded(_virtual(1000), ALWAYS)), key=KEY, name="Manifest")
     assert packed.present(2).all()
     assert not packed.present(3).any()
     arrays, _ = packed.tables(1, "arrays", "ArrayManifest")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from icechunk.errors import FormatError
 from icechunk.format import transaction_log
-from icechunk.format.fb import reader, writer
+from icechunk.format.fb import writer
 from icechunk.format.header import FileType, encode_file, parse_file
 from icechunk.format.node import NodeKind
 from icechunk.format.transaction_log import (
@@ -21,6 +21,7 @@ from icechunk.format.transaction_log import (
     parse_transaction_log,
 )
 from icechunk.ids import NodeId, ObjectId, id_text, parse_node_id, parse_object_id
+from tests.format.buffers import root_column
 from tests.format.golden import REPOSITORIES, unpack
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def test_everything_is_sorted_and_every_vector_written() -> None:
         ),
     )
     body = parse_file(encode_transaction_log(log), FileType.TRANSACTION_LOG, key=KEY).body
-    root = reader.root(body, key=KEY, name="TransactionLog")
+    root = root_column(body, key=KEY, name="TransactionLog")
     assert all(root.present(slot).all() for slot in range(9))
     assert root.items(2, "new_arrays", "V8")[0].tobytes() == b"".join(sorted(ids))
     found = parse_transaction_log(encode_transaction_log(log), key=KEY)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from icechunk._typing import AnyArray, BoolArray, I64Array, U8Array
 
 MAX_BYTES: Final = 2**31 - 1
+"""Largest buffer that FlatBuffers offsets can address."""
 _OFFSET_BYTES: Final = 4
-_HEAD_BYTES: Final = 8
 _VTABLE_HEAD_BYTES: Final = 4
 _MOST_VTABLES: Final = 16
 # How often, counted in sizes of the whole buffer, strings may be shared.
@@ -120,37 +120,6 @@ class Buffer:
                 raise self.error(field, f"text is {problem}")
 
 
-def root(data: bytes, *, key: str, name: str, track: bool = False) -> TableVector:
-    """Open the root table of a buffer.
-
-    Parameters
-    ----------
-    data : bytes
-        Decompressed body of a file.
-    key : str
-        Key of the file, for messages.
-    name : str
-        Name of the root table, for messages.
-    track : bool
-        Remember which bytes are read, for `TableVector.span`.
-
-    Returns
-    -------
-    TableVector
-        One table.
-
-    Raises
-    ------
-    FormatError
-        Kind ``invalid-file-format``; too short, too long, or no table where the root should be.
-    """
-    buffer = Buffer(data, key)
-    if not _HEAD_BYTES <= buffer.size <= MAX_BYTES:
-        raise buffer.error(name, f"a body of {buffer.size} bytes is no FlatBuffers buffer")
-    position = int.from_bytes(data[:_OFFSET_BYTES], "little")
-    return TableVector(buffer, np.array([position], np.int64), name, track=track)
-
-
 class TableVector:
     """A column of FlatBuffers tables of one kind.
 
@@ -162,8 +131,6 @@ class TableVector:
         Where each table begins; checked here.
     name : str
         Name of the kind of table, for messages.
-    track : bool
-        Remember which bytes are read, for `span`.
 
     Raises
     ------
@@ -171,11 +138,9 @@ class TableVector:
         Kind ``invalid-file-format``; a table or its vtable is not inside the buffer.
     """
 
-    __slots__ = ("_children", "_codes", "_sizes", "_span", "buffer", "name", "positions", "vtables")
+    __slots__ = ("_codes", "_sizes", "buffer", "name", "positions", "vtables")
 
-    def __init__(
-        self, buffer: Buffer, positions: I64Array, name: str, *, track: bool = False
-    ) -> None:
+    def __init__(self, buffer: Buffer, positions: I64Array, name: str) -> None:
         self.buffer = buffer
         self.positions = positions
         self.name = name
@@ -191,22 +156,12 @@ class TableVector:
         self._check_inside(distinct, heads & 0xFFFF, "vtable")
         table_sizes = self._spread(heads >> 16)
         self._check_inside(positions, table_sizes, "table")
-        self._children: list[tuple[TableVector, I64Array | None]] = []
-        self._span: tuple[I64Array, I64Array] | None = None
-        if track:
-            self._span = (
-                np.minimum(positions, self.vtables),
-                np.maximum(
-                    positions + np.maximum(table_sizes, _OFFSET_BYTES),
-                    self.vtables + self._spread(heads & 0xFFFF),
-                ),
-            )
 
     def __len__(self) -> int:
         return int(self.positions.shape[0])
 
     def take(self, rows: I64Array | BoolArray | slice) -> Self:
-        """Return a selection of the tables, which is not tracked."""
+        """Return a selection of the tables."""
         chosen = object.__new__(type(self))
         chosen.buffer, chosen.name = self.buffer, self.name
         chosen.positions, chosen.vtables = self.positions[rows], self.vtables[rows]
@@ -220,7 +175,6 @@ class TableVector:
             chosen._codes = kept.searchsorted(codes).astype(np.uint8)
         distinct, vtable_sizes, table_sizes = self._sizes
         chosen._sizes = (distinct[kept], vtable_sizes[kept], table_sizes[kept])
-        chosen._children, chosen._span = [], None
         return chosen
 
     # -- fields -------------------------------------------------------------------------------
@@ -340,7 +294,6 @@ class TableVector:
         sizes = count * item_bytes
         self._check_inside(start, sizes, field)
         self._check_overlap(start, sizes, field, sharing)
-        self._record(present, targets, start + sizes)
         if present is None:
             return Parts(start, count)
         return Parts(_scatter(present, start), _scatter(present, count))
@@ -377,26 +330,10 @@ class TableVector:
         bounds = _bounds(parts.counts)
         return self.buffer.gather(_flat(parts, bounds, wanted.itemsize), wanted), bounds
 
-    def strings(self, slot: int, field: str, *, required: bool = True) -> tuple[Ragged, I64Array]:
-        """Return a vector of strings of each table, all joined, and its bounds as in `items`."""
-        places, bounds = self._offsets(slot, field, required=required)
-        targets = places + self.buffer.gather(places, "<u4").astype(np.int64)
-        self._check_inside(targets, _OFFSET_BYTES, field)
-        size = self.buffer.gather(targets, "<u4").astype(np.int64)
-        start = targets + _OFFSET_BYTES
-        self._check_inside(start, size, field)
-        self._check_overlap(start, size, field, 1)
-        column = Ragged(self.buffer.data, start, size)
-        self.buffer.check_utf8(column, f"{self.name}.{field}")
-        return column, bounds
-
     def table(self, slot: int, field: str, name: str) -> TableVector:
         """Return a required child table of each table; shape ``(n,)``."""
         _, targets = self._targets(slot, field, required=True)
-        child = TableVector(self.buffer, targets, name, track=self._span is not None)
-        if self._span is not None:
-            self._children.append((child, None))
-        return child
+        return TableVector(self.buffer, targets, name)
 
     def tables(
         self, slot: int, field: str, name: str, *, required: bool = True, min_bytes: int = 8
@@ -430,36 +367,7 @@ class TableVector:
         if len(places) * min_bytes > self.buffer.size:
             raise self.error(field, f"{len(places)} tables do not fit into the file")
         targets = places + self.buffer.gather(places, "<u4").astype(np.int64)
-        child = TableVector(self.buffer, targets, name, track=self._span is not None)
-        if self._span is not None:
-            self._children.append((child, bounds))
-        return child, bounds
-
-    def span(self) -> tuple[I64Array, I64Array]:
-        """Return the smallest run of bytes that has every part read so far of each table.
-
-        Returns
-        -------
-        start, stop : ndarray of int64, shape (n,)
-            Half open. Covers the vtable, the table, and the fields asked for until now with their
-            children's; only for tracked columns. Strings' terminators are not counted.
-        """
-        if self._span is None:
-            raise ValueError("the span of tables that were not tracked")
-        start, stop = self._span[0].copy(), self._span[1].copy()
-        for child, bounds in self._children:
-            low, high = child.span()
-            if bounds is None:
-                rows: I64Array | slice = slice(None)
-            else:
-                rows = np.flatnonzero(bounds[1:] > bounds[:-1])
-                if not len(rows):
-                    continue
-                low = np.minimum.reduceat(low, bounds[rows])
-                high = np.maximum.reduceat(high, bounds[rows])
-            start[rows] = np.minimum(start[rows], low)
-            stop[rows] = np.maximum(stop[rows], high)
-        return start, stop
+        return TableVector(self.buffer, targets, name), bounds
 
     # -- checks -------------------------------------------------------------------------------
 
@@ -531,14 +439,6 @@ class TableVector:
         parts = self.vector(slot, field, _OFFSET_BYTES, required=required)
         bounds = _bounds(parts.counts)
         return _flat(parts, bounds, _OFFSET_BYTES), bounds
-
-    def _record(self, present: BoolArray | None, start: I64Array, stop: I64Array) -> None:
-        if self._span is None:
-            return
-        rows: BoolArray | slice = slice(None) if present is None else present
-        low, high = self._span
-        low[rows] = np.minimum(low[rows], start)
-        high[rows] = np.maximum(high[rows], stop)
 
 
 def _group(vtables: I64Array) -> tuple[U8Array | None, I64Array]:

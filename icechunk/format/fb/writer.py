@@ -188,14 +188,6 @@ def uniform_tables(rows: AnyArray, vtable: Sequence[int]) -> Vector:
     return Vector(out, n, BLOB_ALIGN, terminated=False)
 
 
-def blobs(items: Sequence[Blob]) -> Blobs:
-    """Return a vector of the given blobs, in their order."""
-    sizes = np.fromiter((len(item.data) for item in items), np.int64, len(items))
-    starts = np.cumsum(sizes) - sizes
-    tables = np.fromiter((item.table for item in items), np.int64, len(items))
-    return Blobs([item.data for item in items], starts + tables)
-
-
 def encode_table(fields: Fields) -> Blob:
     """Encode one table and everything it refers to as a blob.
 
