@@ -196,7 +196,7 @@ def _let_unsigned_requests_through() -> None:
         if "Authorization" in self.headers:
             checked(self, *args, **kwargs)
 
-    Mixin._authenticate_and_authorize_action = check  # type: ignore[method-assign]
+    Mixin._authenticate_and_authorize_action = check  # type: ignore[method-assign,unused-ignore]
 
 
 def main() -> None:
@@ -209,7 +209,7 @@ def main() -> None:
     from moto.s3.models import s3_backends
     from werkzeug.serving import make_server
 
-    class Quiet(MotoRequestHandler):
+    class Quiet(MotoRequestHandler):  # type: ignore[misc,unused-ignore]
         def log(self, *args: object, **kwargs: object) -> None:
             pass
 

@@ -56,7 +56,8 @@ def test_runs_on_the_one_daemon_thread() -> None:
 
 def test_works_inside_a_running_loop() -> None:
     async def notebook_cell() -> int:
-        return loop.run(value(4))
+        found: int = loop.run(value(4))
+        return found
 
     with asyncio.Runner() as runner:
         assert runner.run(notebook_cell()) == 4
@@ -209,7 +210,7 @@ def test_run_now_refuses_to_wait() -> None:
 def test_in_thread_does_not_block_the_loop() -> None:
     async def work() -> list[int]:
         await asyncio.gather(*(loop.in_thread(time.sleep, 0.1) for _ in range(4)))
-        return await asyncio.gather(loop.in_thread(threading.get_ident), value(1))
+        return [await loop.in_thread(threading.get_ident)]
 
     start = time.monotonic()
     assert loop.run(work())[0] != threading.get_ident()

@@ -68,7 +68,8 @@ class StorageConformance:
 
     def again(self, storage: Storage) -> Storage:
         """Return another object for the same place."""
-        return pickle.loads(pickle.dumps(storage))
+        twin: Storage = pickle.loads(pickle.dumps(storage))
+        return twin
 
     def drive(self, storage: Storage) -> Callable[[Coroutine[Any, Any, T]], T]:
         return loop.run_now if storage.immediate else run

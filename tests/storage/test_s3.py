@@ -113,7 +113,11 @@ def test_anonymous_reads_what_is_open(s3: S3Server) -> None:
 def test_credentials_from_environment(
     s3: S3Server, monkeypatch: pytest.MonkeyPatch, explicitly: bool | None
 ) -> None:
-    options = {"access_key_id": None, "secret_access_key": None, "from_env": explicitly}
+    options: dict[str, Any] = {
+        "access_key_id": None,
+        "secret_access_key": None,
+        "from_env": explicitly,
+    }
     with pytest.raises(StorageError, match="set AWS_ACCESS_KEY_ID"):
         run(made(s3, **options).get("repo"))
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
@@ -456,12 +460,10 @@ def test_many_lost_replies_are_one_write(s3: S3Server, fault: str) -> None:
 def test_nothing_was_written(s3: S3Server) -> None:
     prefix = uuid.uuid4().hex
     storage = made(s3, prefix)
-    for fault in ("500", "503"):
-        s3.fault(fault, "PUT", f"{prefix}/repo", count=99)
-        with pytest.raises(UnknownOutcomeError, match="not known whether"):
-            run(storage.put_if_absent("repo", b"1"))
-        s3.no_faults()
-        assert run(storage.is_clean())
+    s3.fault("500", "PUT", f"{prefix}/repo", count=99)
+    with pytest.raises(UnknownOutcomeError, match="not known whether"):
+        run(storage.put_if_absent("repo", b"1"))
+    assert run(storage.is_clean())
 
 
 def test_lost_reply_and_then_somebody_else(s3: S3Server) -> None:

@@ -79,14 +79,16 @@ import sys
 from icechunk.storage import in_memory_storage, local_filesystem_storage
 from icechunk.storage.url import storage_for_url
 storage_for_url("/data"), in_memory_storage()
-heavy = {"s3fs", "fsspec", "aiobotocore", "botocore", "aiohttp", "xarray", "dask", "distributed"}
-print(sorted(heavy & set(sys.modules)))
+heavy = {"s3fs", "aiobotocore", "botocore", "aiohttp", "xarray", "dask", "distributed"}
+ours = {"icechunk.storage.s3", "icechunk.storage.generic"}
+print(sorted((heavy | ours) & set(sys.modules)))
 storage_for_url("http://127.0.0.1:9")
-print(sorted({"s3fs", "fsspec"} & set(sys.modules)))
+print(sorted(({"s3fs"} | ours) & set(sys.modules)))
 storage_for_url("s3://bucket/x")
-print(sorted({"s3fs", "fsspec"} & set(sys.modules)))
+print(sorted(({"s3fs"} | ours) & set(sys.modules)))
 """
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
-    assert done.stdout.splitlines() == ["[]", "['fsspec']", "['fsspec', 's3fs']"]
+    generic, s3 = "icechunk.storage.generic", "icechunk.storage.s3"
+    assert done.stdout.splitlines() == ["[]", str([generic]), str([generic, s3, "s3fs"])]
