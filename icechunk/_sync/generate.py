@@ -101,28 +101,25 @@ def _class(module: str, name: str, methods: list[_Method]) -> str:
     return "\n".join(parts)
 
 
-def _iterates(method: _Method) -> bool:
+def _yielded(method: _Method) -> ast.expr | None:
+    """Return the annotation of what an async iterator yields; None for a coroutine."""
     returns = method.returns
-    return (
-        isinstance(returns, ast.Subscript)
-        and isinstance(returns.value, ast.Name)
-        and returns.value.id in _ITERATORS
-    )
+    if not (isinstance(returns, ast.Subscript) and isinstance(returns.value, ast.Name)):
+        return None
+    if returns.value.id not in _ITERATORS:
+        return None
+    return returns.slice.elts[0] if isinstance(returns.slice, ast.Tuple) else returns.slice
 
 
 def _bridge(method: _Method) -> str:
-    return "iterate" if _iterates(method) else "run"
+    return "run" if _yielded(method) is None else "iterate"
 
 
 def _returned(method: _Method) -> str:
     if method.returns is None:
         raise CannotTwinError(f"{method.name} has no return annotation")
-    if not _iterates(method):
-        return ast.unparse(method.returns)
-    item = method.returns.slice  # type: ignore[attr-defined] # a subscript, by _iterates
-    if isinstance(item, ast.Tuple):
-        item = item.elts[0]
-    return f"Iterator[{ast.unparse(item)}]"
+    item = _yielded(method)
+    return ast.unparse(method.returns) if item is None else f"Iterator[{ast.unparse(item)}]"
 
 
 def _twin(method: _Method) -> str:
@@ -254,7 +251,7 @@ def _annotation_names(method: _Method) -> set[str]:
     if method.returns is not None:
         found.append(method.returns)
     names = _names(found)
-    return (names - _ITERATORS) | {"Iterator"} if _iterates(method) else names
+    return names if _yielded(method) is None else (names - _ITERATORS) | {"Iterator"}
 
 
 def _imported(tree: ast.Module) -> dict[str, tuple[str, str]]:
