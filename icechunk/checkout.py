@@ -276,20 +276,19 @@ class Checkout:
         document = parse_document(data, path)
         with self.lock:
             node = self.node(path)
-            if node is not None and len(node.shape) != len(document.shape):
-                # Chunks of another rank mean nothing any more: this is a new array.
-                self.delete_node(path)
-                node = None
-            if node is None:
-                created = document.as_node(new_node_id(), path)
-                self.changes.create(created)
-                return
-            if node.kind is not document.kind:
+            if node is not None and node.kind is not document.kind:
                 raise AlreadyExistsError(
                     f"{path} is a{'n array' if node.kind is NodeKind.ARRAY else ' group'}; delete "
                     "it before creating another kind of node there.",
                     ErrorKind.NODE_ALREADY_EXISTS,
                 )
+            if node is not None and len(node.shape) != len(document.shape):
+                # Chunks of another rank mean nothing any more: this is a new array.
+                self.delete_node(path)
+                node = None
+            if node is None:
+                self.changes.create(document.as_node(new_node_id(), path))
+                return
             if node.user_data != document.user_data:
                 base = path not in self.changes.new_nodes
                 self.changes.set_document(node, document, base=base)
@@ -393,13 +392,15 @@ class Checkout:
         StorageError
             The object could not be written; nothing was recorded.
         """
-        node = self._writable_chunk(path, coord)
+        self.require_writable()
+        node = self.require_array(path)
         length = len(data)
         if not length:
             raise InvalidInputError(
                 f"chunk {coord} of {path} has no bytes; delete the chunk instead.",
                 ErrorKind.ZERO_LENGTH_CHUNK,
             )
+        check_coordinate(node, coord)
         ref: ChunkRef
         if length <= self.assets.config.inline_chunk_threshold_bytes:
             ref = InlineRef(bytes(data))
@@ -448,12 +449,6 @@ class Checkout:
                 with self.lock:
                     edits = self.changes.edits(node.id, table.ndim)
                     edits.extend(ChunkTable.deleted(table.coords[rows]))
-
-    def _writable_chunk(self, path: NodePath, coord: Coordinate) -> NodeSnapshot:
-        self.require_writable()
-        node = self.require_array(path)
-        check_coordinate(node, coord)
-        return node
 
     def _record(self, node: NodeSnapshot, coord: Coordinate, ref: ChunkRef | None) -> None:
         with self.lock:

@@ -281,8 +281,7 @@ class IcechunkStore(VirtualReferences, Store):
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         """Set the value of a key that has none; else do nothing."""
         self._check_settable()
-        parsed = parse_key(key)
-        if isinstance(parsed, Zarr2Key) or not await self.exists(key):
+        if not await self.exists(key):
             await self.set(key, value)
 
     async def set_partial_values(

@@ -87,7 +87,7 @@ class FaultyStorage(Storage):
     def default_settings(self) -> StorageSettings:
         return self.inner.default_settings()
 
-    def with_settings(self, settings: StorageSettings) -> FaultyStorage:  # noqa: ARG002
+    def with_settings(self, settings: StorageSettings) -> FaultyStorage:
         return self
 
     @property

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import zarr
 import pytest
-from tests.faults import Died, FaultyStorage
+import zarr
 
 import icechunk as ic
 from icechunk._io.loop import in_thread
 from icechunk.errors import StorageError
+from tests.faults import Died, FaultyStorage
 
 
 def prepared() -> tuple[FaultyStorage, ic.Repository]:

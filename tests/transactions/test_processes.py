@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import zarr
-from tests.s3_server import BUCKET, KEY, SECRET, S3Server
-from tests.transactions.writer import open_storage
 
 import icechunk as ic
+from tests.s3_server import BUCKET, KEY, SECRET, S3Server
+from tests.transactions.writer import open_storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
