@@ -8,6 +8,7 @@ Source: Icechunk specification, section "Repository configuration".
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
@@ -17,7 +18,7 @@ from icechunk._settings import Settings, flag, instance, text, unsigned
 from icechunk.types import ChecksumAlgorithm
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
 
 @dataclass(slots=True, repr=False)
@@ -59,6 +60,8 @@ class S3Options(Settings):
 def _options(given: Mapping[str, str] | None, name: str) -> dict[str, str] | None:
     if given is None:
         return None
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{name} must be a dict, not {type(given).__name__}")
     for key, value in given.items():
         require_text(key, f"a key of {name}")
         require_text(value, f"{name}[{key!r}]")

@@ -7,6 +7,8 @@ import json
 import operator
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from icechunk.config import (
     ManifestConfig,
@@ -150,6 +152,8 @@ BROKEN = [
     {"virtual_chunk_containers": {"a": {"store": {"s3": {}, "gcs": {}}}}},
     {"virtual_chunk_containers": {"a": {"store": {"s3": {"checksum_algorithm": "md5"}}}}},
     {"virtual_chunk_containers": {"a": {"store": {"local_file_system": 5}}}},
+    {"virtual_chunk_containers": {"a": {"store": {"http": {"headers": 5}}}}},
+    {"virtual_chunk_containers": {"a": {"store": {"gcs": {"key": 5}}}}},
     {"manifest": {"splitting": {"split_sizes": 5}}},
     {"manifest": {"splitting": {"split_sizes": [["any_array"]]}}},
     {"manifest": {"splitting": {"split_sizes": [["all", []]]}}},
@@ -178,3 +182,41 @@ def test_endless_nesting_is_a_format_error():
 def test_unusable_containers_are_kept():
     stored = {"virtual_chunk_containers": {"x": {"url_prefix": "x", "store": "in_memory"}}}
     assert operator.length_hint(from_persisted(stored).virtual_chunk_containers) == 1
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 2**33)
+    | st.floats()
+    | st.sampled_from(["true", "any_array", "Any", "Unbounded", "in_memory", "zstd", "x"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["or", "and", "Axis", "num_refs", "s3", "http", "x"]), inner
+        )
+    ),
+    max_leaves=6,
+)
+
+
+def _paths(value, path=()):
+    yield path
+    children = value.items() if isinstance(value, dict) else ()
+    children = enumerate(value) if isinstance(value, list) else children
+    for key, child in children:
+        yield from _paths(child, (*path, key))
+
+
+@settings(deadline=None, max_examples=200)
+@given(data=st.data())
+def test_damaged_structures_raise_nothing_but_format_errors(data):
+    stored = golden()["persisted_structure"]
+    *way, last = data.draw(st.sampled_from([p for p in _paths(stored) if p]))
+    functools.reduce(operator.getitem, way, stored)[last] = data.draw(VALUES)
+    try:
+        config = from_persisted(stored)
+    except FormatError:
+        return
+    assert from_persisted(to_persisted(config)) == config
+    config.resolved()

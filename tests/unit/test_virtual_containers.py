@@ -146,6 +146,7 @@ def test_makers_of_stores():
     "make",
     [
         lambda: gcs_store({"a": 1}),
+        lambda: gcs_store(5),
         lambda: http_store({1: "a"}),
         lambda: http_store(None, {"h": None}),
         lambda: ObjectStoreConfig.S3("x"),
