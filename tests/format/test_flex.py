@@ -95,11 +95,13 @@ def test_bytes_are_those_of_the_reference(value: Any, text: str) -> None:
     assert typed(back) == typed(float(value) if value == 2**70 else value)
 
 
+@settings(deadline=None)
 @given(values)
 def test_round_trip(value: Any) -> None:
     assert typed(flex.decode(flex.encode(value))) == typed(value)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(keys, st.integers(), min_size=2))
 def test_equal_maps_are_equal_bytes_with_keys_in_utf8_order(value: dict[str, int]) -> None:
     turned = dict(reversed(value.items()))
@@ -259,14 +261,14 @@ def test_long_text_used_often_is_refused_or_shared() -> None:
     assert time.perf_counter() - began < 1
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_decode_or_raise_format_error(data: bytes) -> None:
     with suppress(FormatError):
         flex.decode(data)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(values, st.data())
 def test_damaged_buffers_decode_or_raise_format_error(value: Any, data: st.DataObject) -> None:
     raw = bytearray(flex.encode(value))

@@ -92,6 +92,15 @@ class Level(NamedTuple):
 
     tables: TableVector
     owner: I64Array
+    schema: Schema
+
+
+class Run(NamedTuple):
+    """Tables or vectors met on a walk, as half-open runs of bytes, and the row of each."""
+
+    low: I64Array
+    high: I64Array
+    owner: I64Array
 
 
 class SharedTexts(NamedTuple):
@@ -152,6 +161,8 @@ class Walk:
     ----------
     levels : list of Level
         Every table met; the first level is the outermost column.
+    runs : list of Run
+        All these tables, and every vector met but for shared texts.
     texts : list of SharedTexts
         Every string met that may be shared.
     extent : Extent
@@ -166,19 +177,20 @@ class Walk:
 
     def __init__(self, tables: TableVector, schema: Schema) -> None:
         self.levels: list[Level] = []
+        self.runs: list[Run] = []
         self.texts: list[SharedTexts] = []
-        self.extent = self._visit(Level(tables, np.arange(len(tables), dtype=np.int64)), schema)
+        rows = np.arange(len(tables), dtype=np.int64)
+        self.extent = self._visit(Level(tables, rows, schema))
 
-    def _visit(self, level: Level, schema: Schema) -> Extent:
+    def _visit(self, level: Level) -> Extent:
         self.levels.append(level)
         tables = level.tables
         sizes = tables.buffer.gather(tables.vtables + 2, "<u2").astype(np.int64)
-        extent = Extent(
-            tables.positions.copy(),
-            tables.positions + np.maximum(sizes, _OFFSET_BYTES),
-            np.array(tables.has_slot_from(len(schema.fields))),
-        )
-        for slot, kind in schema.fields.items():
+        low, high = tables.positions, tables.positions + np.maximum(sizes, _OFFSET_BYTES)
+        self.runs.append(Run(low, high, level.owner))
+        fields = level.schema.fields
+        extent = Extent(low.copy(), high.copy(), np.array(tables.has_slot_from(len(fields))))
+        for slot, kind in fields.items():
             if isinstance(kind, Items):
                 self._visit_items(level, slot, kind, extent)
             elif isinstance(kind, Many):
@@ -192,7 +204,7 @@ class Walk:
         sharing = _MOST_SHARING if kind.terminated else 1
         parts = tables.vector(slot, kind.name, kind.item_bytes, required=False, sharing=sharing)
         if not kind.shared:
-            _include_parts(extent, parts, kind.item_bytes)
+            self._include_parts(level, extent, parts, kind.item_bytes)
             return
         rows = np.flatnonzero(parts.starts)
         places = field_places(tables, rows, slot)
@@ -203,7 +215,7 @@ class Walk:
     def _visit_many(self, level: Level, slot: int, kind: Many, extent: Extent) -> None:
         tables = level.tables
         parts = tables.vector(slot, kind.name, _OFFSET_BYTES, required=False)
-        _include_parts(extent, parts, _OFFSET_BYTES)
+        self._include_parts(level, extent, parts, _OFFSET_BYTES)
         rows = np.flatnonzero(parts.counts)
         if not len(rows):
             return
@@ -213,7 +225,7 @@ class Walk:
         places += np.arange(len(places), dtype=np.int64) * _OFFSET_BYTES
         targets = places + tables.buffer.gather(places, "<u4").astype(np.int64)
         children = TableVector(tables.buffer, targets, kind.schema.name)
-        inner = self._visit(Level(children, np.repeat(level.owner[rows], count)), kind.schema)
+        inner = self._visit(Level(children, np.repeat(level.owner[rows], count), kind.schema))
         extent.include(
             rows, np.minimum.reduceat(inner.low, first), np.maximum.reduceat(inner.high, first)
         )
@@ -230,9 +242,16 @@ class Walk:
             schema = kind.kinds[tag]
             rows = np.flatnonzero(tags == tag)
             children = tables.take(rows).table(slot, kind.name, schema.name)
-            inner = self._visit(Level(children, level.owner[rows]), schema)
+            inner = self._visit(Level(children, level.owner[rows], schema))
             extent.include(rows, inner.low, inner.high)
             extent.unknown[rows] |= inner.unknown
+
+    def _include_parts(self, level: Level, extent: Extent, parts: Parts, item_bytes: int) -> None:
+        rows = np.flatnonzero(parts.starts)
+        starts, counts = parts.starts[rows], parts.counts[rows]
+        run = Run(starts - _OFFSET_BYTES, starts + counts * item_bytes, level.owner[rows])
+        self.runs.append(run)
+        extent.include(rows, run.low, run.high)
 
 
 def unknown_kind(buffer: Buffer, name: str, tag: int) -> FormatError:
@@ -247,9 +266,3 @@ def field_places(tables: TableVector, rows: I64Array, slot: int) -> I64Array:
     entries = tables.vtables[rows] + _VTABLE_HEAD_BYTES + 2 * slot
     places: I64Array = tables.positions[rows] + tables.buffer.gather(entries, "<u2")
     return places
-
-
-def _include_parts(extent: Extent, parts: Parts, item_bytes: int) -> None:
-    rows = np.flatnonzero(parts.starts)
-    starts, counts = parts.starts[rows], parts.counts[rows]
-    extent.include(rows, starts - _OFFSET_BYTES, starts + counts * item_bytes)

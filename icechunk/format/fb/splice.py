@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import struct as _struct
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
@@ -186,7 +187,7 @@ class Rows:
                 f"{self.buffer.key}: {total} tables of kind {self.schema.name} are more than the "
                 f"{MAX_TABLES} that readers accept: split the repository"
             )
-        again = walk.extent.unknown | _overlapping(walk.extent)
+        again = walk.extent.unknown | _entangled(walk)
         tables = walk.levels[0].tables
         for slot in explicit:
             present = np.flatnonzero(tables.present(slot))
@@ -227,15 +228,47 @@ class Spliced:
         words[(self.positions + entries) >> 2] = values
 
 
-def _overlapping(extent: Extent) -> BoolArray:
-    """Say which tables share bytes with another one."""
-    order = np.argsort(extent.low, kind="stable")
-    low, high = extent.low[order], extent.high[order]
-    meets = low[1:] < np.maximum.accumulate(high)[:-1]
-    found = np.zeros(len(order), np.bool_)
-    found[order[1:][meets]] = True
-    found[order[:-1][high[:-1] > low[1:]]] = True
+def _entangled(walk: Walk) -> BoolArray:
+    """Say which tables share bytes with another one, or have parts or fields that overlap."""
+    extent = walk.extent
+    found = np.zeros(len(extent.low), np.bool_)
+    rows = np.arange(len(found), dtype=np.int64)
+    _mark_overlaps(found, extent.low, extent.high, rows)
+    low = np.concatenate([run.low for run in walk.runs])
+    high = np.concatenate([run.high for run in walk.runs])
+    # Runs are disjoint just if each sorted start is at or behind the sorted end before it.
+    if bool((np.sort(low)[1:] < np.sort(high)[:-1]).any()):
+        _mark_overlaps(found, low, high, np.concatenate([run.owner for run in walk.runs]))
+    for level in walk.levels:
+        vtables = level.tables.vtables
+        distinct, codes = _group(vtables)
+        sound = [_fields_are_apart(level, vtable) for vtable in distinct.tolist()]
+        if not all(sound):
+            found[level.owner[~np.array(sound)[codes]]] = True
     return found
+
+
+def _mark_overlaps(found: BoolArray, low: I64Array, high: I64Array, owner: I64Array) -> None:
+    """Mark the owners of runs that overlap another run."""
+    order = np.argsort(low, kind="stable")
+    low, high, owner = low[order], high[order], owner[order]
+    meets = low[1:] < np.maximum.accumulate(high)[:-1]
+    found[owner[1:][meets]] = True
+    found[owner[:-1][high[:-1] > low[1:]]] = True
+
+
+def _fields_are_apart(level: Level, vtable: int) -> bool:
+    """Say whether no two fields of the tables with a vtable share bytes."""
+    data = level.tables.buffer.data
+    slots = (int.from_bytes(data[vtable : vtable + 2], "little") - 4) // 2
+    places = [(0, 4)]
+    for slot, kind in level.schema.fields.items():
+        at = vtable + 4 + 2 * slot
+        entry = int.from_bytes(data[at : at + 2], "little") if slot < slots else 0
+        if entry:
+            places.append((entry, entry + (kind.size if isinstance(kind, Number) else 4)))
+    places.sort()
+    return all(before[1] <= after[0] for before, after in pairwise(places))
 
 
 def _copy(rows: Rows, walk: Walk, again: BoolArray, explicit: Sequence[int]) -> Spliced:
