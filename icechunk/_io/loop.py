@@ -180,10 +180,13 @@ def run(coro: Coroutine[Any, Any, T]) -> T:
         task.add_done_callback(lambda done: _copy_outcome(done, outcome))
 
     def cancel() -> None:
-        tasks[0].cancel()
+        if tasks:
+            tasks[0].cancel()
+        else:  # interrupted before it was handed over
+            coro.close()
 
-    loop.call_soon_threadsafe(start)
     try:
+        loop.call_soon_threadsafe(start)
         return _wait(outcome)
     except BaseException:
         if not outcome.done():  # the wait was interrupted, not the work
@@ -247,7 +250,22 @@ def iterate(source: AsyncIterator[T]) -> Iterator[T]:
                 return
             yield item  # type: ignore[misc]
     finally:
-        run(close())
+        _finish(close())
+
+
+_finishing: set[asyncio.Task[None]] = set()
+
+
+def _finish(closing: Coroutine[Any, Any, None]) -> None:
+    """Run the end of an iterator, also when garbage collection ends it on the I/O thread."""
+    if in_io_thread():
+        task = io_loop().create_task(closing)
+        _finishing.add(task)
+        task.add_done_callback(_finishing.discard)
+    elif _holder.exiting:
+        closing.close()
+    else:
+        run(closing)
 
 
 def driving_now() -> bool:

@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+from icechunk.object_store_config import (
+    AnyObjectStoreConfig,
+    ObjectStoreConfig,
+    S3Options,
+    azure_store,
+    gcs_store,
+    http_store,
+    local_filesystem_store,
+    s3_store,
+)
 from icechunk.storage.base import Storage, StorageObjectInfo
 from icechunk.storage.makers import (
     fsspec_storage,
@@ -15,16 +25,27 @@ from icechunk.storage_settings import (
     StorageSettings,
     StorageTimeoutSettings,
 )
+from icechunk.types import ChecksumAlgorithm, ChunkType
 
 __all__ = [
+    "AnyObjectStoreConfig",
+    "ChecksumAlgorithm",
+    "ChunkType",
+    "ObjectStoreConfig",
+    "S3Options",
     "Storage",
     "StorageConcurrencySettings",
     "StorageObjectInfo",
     "StorageRetriesSettings",
     "StorageSettings",
     "StorageTimeoutSettings",
+    "azure_store",
     "fsspec_storage",
+    "gcs_store",
+    "http_store",
     "in_memory_storage",
     "local_filesystem_storage",
+    "local_filesystem_store",
     "s3_storage",
+    "s3_store",
 ]

@@ -290,6 +290,14 @@ def is_server_fault(error: botocore.exceptions.ClientError) -> bool:
     return status >= 500 or error_code(error) in {"RequestTimeout", "InternalError"}
 
 
+def is_denied(error: BaseException | None) -> bool:
+    """Tell whether the reply was that these credentials may not do this."""
+    return isinstance(error, botocore.exceptions.ClientError) and error_code(error) in {
+        "AccessDenied",
+        "403",
+    }
+
+
 @contextlib.contextmanager
 def translated(place: S3Place, verb: str, key: str) -> Iterator[None]:
     """Turn errors of the client into ours, naming the place and what to do."""

@@ -177,6 +177,20 @@ def check_key(key: str) -> None:
         raise InvalidInputError(f"not a storage key: {key!r}", ErrorKind.BAD_PREFIX)
 
 
+def check_readable(key: str) -> None:
+    """Refuse a key that would not stay below the root.
+
+    Reading is allowed what writing is not, because virtual chunks are in files of others.
+
+    Raises
+    ------
+    InvalidInputError
+        Kind ``bad-prefix``; an empty key, a part ``..``, or a NUL.
+    """
+    if not key or "\0" in key or ".." in key.split("/"):
+        raise InvalidInputError(f"not a storage key: {key!r}", ErrorKind.BAD_PREFIX)
+
+
 class Storage(ABC):
     """Where one repository's objects are kept.
 

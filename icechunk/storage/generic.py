@@ -29,6 +29,7 @@ from icechunk.storage.base import (
     Storage,
     Version,
     check_key,
+    check_readable,
     object_not_found,
     range_beyond_end,
 )
@@ -143,6 +144,10 @@ class FsspecStorage(Storage):
                 f"cannot {verb} {key!r} in {self.description}: {type(error).__name__}: {error}"
             ) from error
 
+    def _readable_path(self, key: str) -> str:
+        check_readable(key)
+        return f"{self._root}/{key}"
+
     def _path(self, key: str) -> str:
         check_key(key)
         return f"{self._root}/{key}"
@@ -151,7 +156,7 @@ class FsspecStorage(Storage):
 
     async def get(self, key: str, byte_range: ByteRange | None = None) -> bytes:
         """Return the content of an object, or exactly one range of it."""
-        path = self._path(key)
+        path = self._readable_path(key)
         start, stop = (None, None) if byte_range is None else (byte_range.start, byte_range.stop)
         if start == stop and start is not None:
             return b""
@@ -179,7 +184,7 @@ class FsspecStorage(Storage):
 
     async def head(self, key: str) -> ObjectInfo:
         """Return size and time of an object."""
-        path = self._path(key)
+        path = self._readable_path(key)
         with self._translated("read", key):
             self._forget_listings()
             info = await self._call("info", path)

@@ -33,6 +33,7 @@ from icechunk.storage.base import (
     Storage,
     Version,
     check_key,
+    check_readable,
     object_not_found,
     range_beyond_end,
 )
@@ -132,7 +133,7 @@ class LocalStorage(Storage):
     async def head(self, key: str) -> ObjectInfo:
         """Return size and time of an object."""
         try:
-            status = os.stat(self._path(key))
+            status = os.stat(self._readable_path(key))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise object_not_found(key, self.description) from error
         except OSError as error:
@@ -331,6 +332,11 @@ class LocalStorage(Storage):
 
     # ---------------------------------------------------------------- helpers
 
+    def _readable_path(self, key: str) -> str:
+        if _ORDINARY_KEY.fullmatch(key) is None:
+            check_readable(key)
+        return self._base + key
+
     def _path(self, key: str) -> str:
         if _ORDINARY_KEY.fullmatch(key) is None:
             check_key(key)
@@ -344,7 +350,7 @@ class LocalStorage(Storage):
     def _open(self, key: str) -> tuple[int, int]:
         """Open a file; return its descriptor and its size in bytes."""
         try:
-            fd = os.open(self._path(key), _READ)
+            fd = os.open(self._readable_path(key), _READ)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
             raise object_not_found(key, self.description) from error
         except OSError as error:

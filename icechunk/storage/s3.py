@@ -27,6 +27,7 @@ from icechunk.storage._s3_client import (
     S3Client,
     S3Place,
     error_code,
+    is_denied,
     is_server_fault,
     open_client,
     response_metadata,
@@ -200,7 +201,12 @@ class S3Storage(Storage):
         if self._place.prefix:
             return f"{self._place.prefix}/"
         if self._rooted is None:
-            self._rooted = await self._finds_rooted_keys(api)
+            try:
+                self._rooted = await self._finds_rooted_keys(api)
+            except StorageError as error:
+                if not is_denied(error.__cause__):
+                    raise
+                self._rooted = False  # who may not list must take the ordinary layout
         return "/" if self._rooted else ""
 
     async def _finds_rooted_keys(self, api: Any) -> bool:

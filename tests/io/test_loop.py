@@ -156,6 +156,20 @@ def test_error_in_an_iterator() -> None:
     assert list(iterator) == []
 
 
+def test_iterator_collected_on_the_io_thread() -> None:
+    steps = Steps()
+    iterators = [loop.iterate(steps.numbers(5))]
+    assert next(iterators[0]) == 0
+
+    async def drop() -> None:
+        iterators.clear()
+        gc.collect()
+        await asyncio.sleep(0.05)
+
+    loop.run(drop())
+    assert steps.closed_on is not None
+
+
 # ---------------------------------------------------------------- without a loop
 
 

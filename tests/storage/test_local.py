@@ -103,6 +103,20 @@ def test_temporaries_and_strangers(tmp_path: Path) -> None:
     run(storage.put("chunks/A#1b", b""))
 
 
+def test_names_of_other_people_s_files(tmp_path: Path) -> None:
+    """Virtual chunks are in files of any name."""
+    storage = local_filesystem_storage(tmp_path)
+    for name in ("scan#12", "a b", "ünïcode.nc", "x..y", "...", ".hidden"):
+        (tmp_path / name).write_bytes(b"data")
+        assert run(storage.get(name)) == b"data"
+        assert run(storage.head(name)).size_bytes == 4
+    assert run(storage.get("/a b")) == run(storage.get(".//a b")) == b"data"
+    for name in ("", "../x", "a/../../x", "a\0"):
+        for attempt in (storage.get(name), storage.head(name)):
+            with pytest.raises(InvalidInputError):
+                run(attempt)
+
+
 def test_symlinked_directories_are_followed(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "root").mkdir()

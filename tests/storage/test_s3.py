@@ -417,6 +417,15 @@ def test_keys_that_begin_with_a_slash(s3: S3Server, key: str, rooted: bool) -> N
 
 
 @pytest.mark.usefixtures("empty_bucket")
+def test_bucket_root_without_the_right_to_list(s3: S3Server) -> None:
+    public = {"x-amz-acl": "public-read"}
+    writer = made(s3, "", bucket=OPEN_BUCKET, write_headers=public, legacy_rooted_keys=False)
+    run(writer.put("data/file.nc", b"1"))
+    nobody = {"access_key_id": None, "secret_access_key": None, "anonymous": True}
+    assert run(made(s3, "", bucket=OPEN_BUCKET, **nobody).get("data/file.nc")) == b"1"
+
+
+@pytest.mark.usefixtures("empty_bucket")
 def test_bucket_root(s3: S3Server) -> None:
     storage = made(s3, "", bucket=OPEN_BUCKET)
     assert run(storage.is_clean())
