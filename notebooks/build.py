@@ -30,7 +30,7 @@ The cells below are made and run by `notebooks/build.py`.""",
 Two worker processes of this machine. With the address of a real scheduler, nothing below changes.""",
     """from distributed import Client, LocalCluster
 
-cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0")
 client = Client(cluster)""",
     """## A lazy dataset
 

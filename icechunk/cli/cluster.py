@@ -15,8 +15,6 @@ from icechunk.cli.exits import CommandError, ExitCode
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_CONNECT_SECONDS = 10
-
 
 @contextmanager
 def computing(*, workers: int | None = None, scheduler: str | None = None) -> Iterator[Any]:
@@ -52,10 +50,8 @@ def computing(*, workers: int | None = None, scheduler: str | None = None) -> It
 
 @contextmanager
 def _connected(address: str) -> Iterator[Any]:
-    # The library logs every attempt to reconnect; one message of ours is enough.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     try:
-        client = Client(address, timeout=_CONNECT_SECONDS)
+        client = Client(address)
     except (OSError, ValueError) as error:
         raise CommandError(
             f"no dask scheduler answers at {address}",
@@ -76,7 +72,9 @@ def _started(workers: int) -> Iterator[Any]:
             n_workers=workers,
             threads_per_worker=threads,
             processes=True,
-            dashboard_address=None,
+            # No dashboard. Without an address it would still want port 8787, and warn about it.
+            dashboard_address=":0",
+            scheduler_kwargs={"dashboard": False},
             silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster) as client,

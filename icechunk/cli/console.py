@@ -21,10 +21,16 @@ if TYPE_CHECKING:
 _WIDTH_OF_A_PIPE: Final = 1000
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Let the command decide: rich would end the process with code 1."""
+        raise BrokenPipeError
+
+
 def _console(*, to_stderr: bool) -> Console:
-    console = Console(stderr=to_stderr, highlight=False)
+    console = _Console(stderr=to_stderr, highlight=False)
     if not console.is_terminal:
-        console = Console(stderr=to_stderr, highlight=False, width=_WIDTH_OF_A_PIPE)
+        console = _Console(stderr=to_stderr, highlight=False, width=_WIDTH_OF_A_PIPE)
     return console
 
 

@@ -23,6 +23,7 @@ from icechunk.cli.units import bytes_text, seconds_text, shape_text
 from icechunk.cli.weather import VARIABLES, Archive, plan_archive, weather
 from icechunk.dask import plan_write
 from icechunk.repository import Repository
+from icechunk.xarray import to_icechunk
 
 if TYPE_CHECKING:
     from icechunk._typing import AnyArray
@@ -107,7 +108,9 @@ class _Narrator:
     def step(self, title: str, detail: str = "") -> None:
         """Begin a step."""
         self._step += 1
-        head = Text.assemble((f"{self._step}  ", "cyan"), (title, "bold"), ("  " + detail, "dim"))
+        head = Text.assemble((f"{self._step}  ", "cyan"), (title, "bold"))
+        if detail:
+            head.append(f"  {detail}", "dim")
         self.output.say(Text())
         self.output.say(head)
 
@@ -120,14 +123,14 @@ class _Narrator:
 
     def say(self, text: str) -> None:
         """Print one line of a step."""
-        self.output.say(Padding(Text(text), (0, 0, 0, 3)))
+        self.output.say(Padding(Text(text), (0, 0, 0, 3), expand=False))
 
     def history(self, repository: Repository) -> None:
         """Show the history."""
         self.step("The history")
         names = names_by_snapshot(repository)
         data = [snapshot_data(info, names) for info in repository.ancestry(branch="main")]
-        self.output.say(Padding(render.history(data), (0, 0, 0, 3)))
+        self.output.say(Padding(render.history(data), (0, 0, 0, 3), expand=False))
 
     def finish(self, data: dict[str, Any]) -> None:
         """Print the summary."""
@@ -164,9 +167,10 @@ def _write_period(
     plan = plan_write(dataset, session, **how)
     if not start:
         narrator.step("The plan for the first period", period)
-        narrator.output.say(Padding(render.plan(plan.to_dict()), (0, 0, 0, 3)))
+        narrator.output.say(Padding(render.plan(plan.to_dict()), (0, 0, 0, 3), expand=False))
     narrator.step("Append the second period" if start else "Write the first period", period)
-    writing.write(narrator.output, client, dataset, session, plan, indent="   ", **how)
+    with writing.showing(narrator.output, client, plan, "   "):
+        to_icechunk(dataset, session, **how)
     message = f"{'Append' if start else 'Write'} {period}"
     snapshot_id = writing.commit(session, message, {"steps": [start, stop]})
     narrator.say(f"committed {snapshot_id}")
@@ -188,6 +192,7 @@ def _verify(narrator: _Narrator, client: Any, repository: Repository, archive: A
     counts = {}
     for name, variable in expected.data_vars.items():
         ours, theirs = da.asarray(variable.data), da.asarray(stored[name].data)
+        # Not summed there: dask would fuse these tasks into the sums, and hide their names.
         differing = da.map_blocks(
             _count_differences,
             theirs.rechunk(ours.chunks),
@@ -197,12 +202,12 @@ def _verify(narrator: _Narrator, client: Any, repository: Repository, archive: A
             dtype=np.int64,
             meta=np.empty((0,) * ours.ndim, np.int64),
         )
-        counts[str(name)] = differing.sum()
+        counts[str(name)] = differing
     tasks = sum(expected[name].data.npartitions for name in VARIABLES)
     weights = {f"icechunk-verify-{name}": archive.size_bytes / tasks for name in VARIABLES}
     with progress(narrator.output, client, "   comparing", weights, archive.size_bytes, tasks):
         (found,) = dask.compute(counts)
-    wrong += [name for name, count in found.items() if count]
+    wrong += [name for name, count in found.items() if count.any()]
     wrong += [n for n in expected.coords if not np.array_equal(expected[n], stored[n])]
     if wrong:
         raise CommandError(

@@ -177,6 +177,11 @@ def failure_of(error: BaseException) -> Failure:
     return _of_others(error)
 
 
+def _with_type(error: BaseException) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def _of_others(error: BaseException) -> Failure:
     code = ExitCode.FAILURE
     match error:
@@ -188,6 +193,9 @@ def _of_others(error: BaseException) -> Failure:
         case ImportError():
             return Failure(message=str(error), hint=None, code=code)
         case _:
-            message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            *_, root = _chain(error)
+            message = _with_type(error)
+            if root is not error:
+                message += f"\ncaused by {_with_type(root)}"
             hint = "Run the command again with --debug to see where it came from."
             return Failure(message=message, hint=hint, code=code)

@@ -10,7 +10,13 @@ import typer
 from icechunk.cli import render
 from icechunk.cli.console import Output
 from icechunk.cli.options import REF_HELP, AsJson, Repo, StorageOptions
-from icechunk.cli.repos import names_by_snapshot, open_repository, resolve, snapshot_data
+from icechunk.cli.repos import (
+    names_by_snapshot,
+    open_repository,
+    resolve,
+    session_at,
+    snapshot_data,
+)
 from icechunk.cli.spans import grid_spans
 
 if TYPE_CHECKING:
@@ -64,11 +70,11 @@ def show(
     target = resolve(repository, ref)
     info = repository.lookup_snapshot(target.snapshot_id)
     data = snapshot_data(info, names_by_snapshot(repository))
-    manifests = repository.list_manifest_files(info.id)
+    files = session_at(repository, target).checkout.base.snapshot.manifest_files
     data["manifests"] = {
-        "files": len(manifests),
-        "size_bytes": sum(m.size_bytes for m in manifests),
-        "chunk_references": sum(m.num_chunk_refs for m in manifests),
+        "files": len(files),
+        "size_bytes": int(files.size_bytes.sum()),
+        "chunk_references": int(files.num_chunk_refs.sum()),
     }
     data["changes"] = None
     if info.parent_id is not None:

@@ -203,6 +203,10 @@ def ingest(
         raise typer.BadParameter("--workers and --scheduler exclude each other")
     if append_dim is not None and region:
         raise typer.BadParameter("--append-dim and --region exclude each other")
+    if append_dim is not None and mode not in {None, Mode.ADD}:
+        raise typer.BadParameter("--append-dim goes with --mode a only")
+    if region and mode not in {None, Mode.VALUES}:
+        raise typer.BadParameter("--region goes with --mode r+ only")
     if region and len(sources) > 1:
         raise typer.BadParameter("--region takes one source at a time")
     request = IngestRequest(

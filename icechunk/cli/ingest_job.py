@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 from zarr.errors import ContainsArrayError, ContainsGroupError
 
-from icechunk.cli import prepare, render, writing
+from icechunk.cli import prepare, raw, render, writing
 from icechunk.cli.cluster import computing
 from icechunk.cli.exits import CommandError, ExitCode
 from icechunk.cli.repos import branch_tip, is_url, open_repository, storage_at
@@ -20,21 +20,25 @@ from icechunk.dask import WritePlan, plan_write
 from icechunk.errors import RepositoryNotFoundError
 from icechunk.repository import Repository
 from icechunk.storage import in_memory_storage
-from icechunk.xarray import resolve_region
+from icechunk.xarray import to_icechunk
 
 if TYPE_CHECKING:
     from icechunk.cli.console import Output
+    from icechunk.cli.options import Region
     from icechunk.cli.request import IngestRequest
     from icechunk.session import Session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Step:
-    """One dataset, ready to be written to a session, and how."""
+    """One dataset, ready to be written: `raw` into arrays that exist, or instead of `replaced`."""
 
     dataset: xr.Dataset
     plan: WritePlan
     how: dict[str, Any]
+    mode: Any
+    replaced: tuple[str, ...]
+    raw: bool
 
 
 def run_ingest(request: IngestRequest, output: Output) -> None:
@@ -158,8 +162,13 @@ def _ingest_one(
     session = repository.writable_session(request.branch)
     step = _planned(request, session, name, dataset)
     output.say(f"{name}: {writing.plan_line(step.plan)}")
-    writing.write(output, client, step.dataset, session, step.plan, **step.how)
-    verb = "Append" if step.how["append_dim"] else "Update" if request.region else "Ingest"
+    with writing.showing(output, client, step.plan):
+        if step.raw:
+            raw.write_values(step.dataset, session, **step.how)
+        else:
+            raw.delete_arrays(session, request.group, step.replaced)
+            to_icechunk(step.dataset, session, **step.how, mode=step.mode, align_chunks=True)
+    verb = "Append" if step.how["append_dim"] else "Update" if step.how["region"] else "Ingest"
     message = request.message or f"{verb} {name}"
     snapshot_id = writing.commit(session, message, request.metadata)
     return {"id": snapshot_id, "message": message, **_totals(step.plan)}
@@ -174,41 +183,47 @@ def _totals(plan: WritePlan) -> dict[str, Any]:
 
 
 def _planned(request: IngestRequest, session: Session, name: str, dataset: xr.Dataset) -> _Step:
-    there = _existing(request, session)
+    there = xr.Dataset() if request.mode == "w" else _existing(request, session)
     grows = request.append_dim is not None and any(
         request.append_dim in variable.dims for variable in there.variables.values()
     )
-    region: Any = request.region
+    known = set(map(str, there.variables))
+    region: dict[str, slice] | None = None
+    replaced: tuple[str, ...] = ()
+    mode = request.mode or ("a" if request.append_dim else "w-")
     if grows:
-        prepare.check_joinable(dataset, name, there, request.location, str(request.append_dim))
-        prepare.check_no_overlap(dataset, there, str(request.append_dim), request.location)
-        dataset = prepare.without_static(
-            dataset, {request.append_dim}, set(map(str, there.variables))
-        )
-    elif region is not None:
-        dataset = _for_region(request, name, dataset, there)
-        region = resolve_region(dataset, session, region, group=request.group)
-    replaces = request.mode in {"w", "w-"} or not (grows or region is not None)
-    dataset = prepare.chunked(dataset, request.chunks, explicit_only=not replaces)
+        dim = str(request.append_dim)
+        prepare.check_joinable(dataset, name, there, request.location, dim)
+        prepare.check_no_overlap(dataset, there, dim, request.location)
+        dataset = prepare.without_static(dataset, {dim}, known)
+    elif request.region is not None or mode == "r+":
+        mode = "r+"
+        region, dataset = _for_region(request, name, dataset, there)
+    elif mode == "w-" and (there.variables or there.attrs):
+        raise _occupied(request, there)
+    else:
+        dataset = prepare.beside(dataset, name, there, request.location)
+        replaced = tuple(known & set(map(str, dataset.variables)))
+    exists = grows or region is not None
+    dataset = prepare.chunked(dataset, request.chunks, explicit_only=exists)
     how: dict[str, Any] = {
         "group": request.group,
-        "mode": request.mode or ("a" if request.append_dim else "r+" if region else "w-"),
         "append_dim": request.append_dim if grows else None,
         "region": region,
-        "align_chunks": True,
     }
-    if how["mode"] == "w-" and (there.variables or there.attrs):
-        raise _occupied(request, there)
-    plan = plan_write(dataset, session, **how)
-    plan.raise_for_problems()
-    return _Step(dataset=dataset, plan=plan, how=how)
+    # What is replaced is not there any more when it is written.
+    plan = plan_write(dataset, session, **how, mode="w" if replaced else mode, align_chunks=True)
+    return _Step(
+        dataset=dataset, plan=plan, how=how, mode=mode, replaced=replaced,
+        raw=exists and not request.decode,
+    )  # fmt: skip
 
 
 def _existing(request: IngestRequest, session: Session) -> xr.Dataset:
     """Open the group that is written to, decoded as the sources are; empty when it is not there."""
     how: dict[str, Any] = {} if request.decode else dict(AS_STORED)
     try:
-        return xr.open_zarr(
+        there: xr.Dataset = xr.open_zarr(
             session.store, group=request.group, consolidated=False, chunks={}, **how
         )
     except FileNotFoundError:
@@ -219,23 +234,33 @@ def _existing(request: IngestRequest, session: Session) -> xr.Dataset:
             "Choose another --group.",
             ExitCode.CONFLICT,
         ) from error
+    return there
 
 
 def _for_region(
     request: IngestRequest, name: str, dataset: xr.Dataset, there: xr.Dataset
-) -> xr.Dataset:
+) -> tuple[dict[str, slice], xr.Dataset]:
+    """Find the region and check that it means the same on both sides; drop what is no part."""
+    place = request.location
     if not there.variables:
         raise CommandError(
-            f"{request.group or '/'} of {request.location} holds no arrays to write a region of",
+            f"{request.group or '/'} of {place} holds no arrays to write a region of",
             "Leave --region out to create them.",
             ExitCode.NOT_FOUND,
         )
-    for variable in map(str, dataset.variables):
-        if variable in there.variables:
-            new, base = dataset[variable].variable, there[variable].variable
-            prepare.check_meaning(variable, new, name, base, request.location)
-    dims: set[Any] = set(dataset.dims) if request.region == "auto" else set(request.region or ())
-    return prepare.without_static(dataset, dims, set(map(str, dataset.variables)))
+    missing = sorted(set(map(str, dataset.variables)) - set(map(str, there.variables)))
+    if missing:
+        raise CommandError(
+            f"{', '.join(missing)}: in {name}, but not in {place}",
+            "A region is a part of arrays that exist; --mode a adds new ones.",
+            ExitCode.NOT_FOUND,
+        )
+    everything: Region = {str(dim): slice(0, None) for dim in dataset.dims}
+    region = raw.find_region(dataset, there, request.region or everything, place)
+    prepare.check_region(dataset, name, there, place, region)
+    return region, prepare.without_static(
+        dataset.drop_vars(list(dataset.xindexes)), set(region), set(map(str, there.variables))
+    )
 
 
 def _occupied(request: IngestRequest, there: xr.Dataset) -> CommandError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from typing import Annotated, Final
 
 import typer
@@ -68,4 +70,8 @@ app.add_typer(refs.tag, name="tag", rich_help_panel=_MANAGE)
 def main() -> None:
     """Run the command line; never returns."""
     interrupt_on_terminate()
+    if "--debug" not in sys.argv:
+        # When a computation is interrupted they log what they drop, with tracebacks.
+        for name in ("asyncio", "distributed", "tornado"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     app()

@@ -263,6 +263,63 @@ def check_meaning(
             )
 
 
+def beside(new: xr.Dataset, new_name: str, base: xr.Dataset, base_name: str) -> xr.Dataset:
+    """Return what is to be added to a group, without the coordinates that are there already.
+
+    Raises
+    ------
+    CommandError
+        A dimension, or its coordinate, that what stays in the group uses differently.
+    """
+    present = [n for n in new.xindexes if n in base.variables and n in new.variables]
+    equal = [
+        n
+        for n in present
+        if new.sizes[n] == base.sizes[n] and _same_values(new[n].variable, base[n].variable)
+    ]
+    staying = [v for n, v in base.variables.items() if n not in new.variables]
+    for dim, size in new.sizes.items():
+        users = [v for v in staying if dim in v.dims]
+        if not users:
+            continue
+        if size != base.sizes[dim]:
+            raise _difference(
+                str(dim), "length", (size, new_name), (base.sizes[dim], base_name),
+                f"Other variables there use {dim}. --group PATH puts the source elsewhere.",
+            )  # fmt: skip
+        if dim in present and dim not in equal:
+            raise CommandError(
+                f"{dim}: its values in {new_name} are not those in {base_name}",
+                f"Other variables there use {dim}. --group PATH puts the source elsewhere.",
+                ExitCode.CONFLICT,
+            )
+    return new.drop_vars(equal)
+
+
+def check_region(
+    new: xr.Dataset, new_name: str, base: xr.Dataset, base_name: str, region: Mapping[str, slice]
+) -> None:
+    """Refuse to write a region whose meaning differs from what is there.
+
+    Raises
+    ------
+    CommandError
+        Packing differs, or the coordinates or static variables of the two.
+    """
+    for name in map(str, new.variables):
+        ours = new[name].variable
+        check_meaning(name, ours, new_name, base[name].variable, base_name)
+        place = {dim: span for dim, span in region.items() if dim in ours.dims}
+        static = name in new.xindexes or not place
+        if static and not _same_values(ours, base[name].variable.isel(place)):
+            where = f"{base_name} there" if place else base_name
+            raise CommandError(
+                f"{name}: its values in {new_name} are not those of {where}",
+                f"To find the place by values: --region {name}=auto" if place else None,
+                ExitCode.CONFLICT,
+            )
+
+
 def _difference(
     name: str,
     what: str,
@@ -349,8 +406,12 @@ def chunked(
     for name, variable in result.variables.items():
         if name in result.xindexes or not variable.ndim or variable.dtype.kind == "O":
             continue
+        asked = chunks == "auto" or wanted.keys() & set(map(str, variable.dims))
+        if "chunks" in variable.encoding and not asked:
+            continue  # chosen by whoever made the Zarr store
+        variable.encoding.pop("shards", None)
         sizes = _chunk_sizes(variable, wanted, auto=chunks == "auto")
-        result[name].variable.encoding.pop("chunks", None)
+        variable.encoding.pop("chunks", None)
         result[name] = result[name].chunk(dict(zip(variable.dims, sizes, strict=True)))
     return result
 

@@ -107,7 +107,7 @@ class _TimeColumn(ProgressColumn):
         if task.finished:
             return Text(f"in {seconds_text(task.finished_time or 0)}", style="dim")
         left = task.time_remaining
-        return Text(f"{seconds_text(left)} left" if left is not None else "", style="dim")
+        return Text("" if left is None else f"{seconds_text(round(left))} left", style="dim")
 
 
 @contextmanager

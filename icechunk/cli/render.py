@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -38,7 +39,13 @@ def clean(text: str) -> str:
 
 def table(*columns: str | tuple[str, str]) -> Table:
     """Return an empty calm table; a column given as ``(name, "right")`` is right-aligned."""
-    result = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style=QUIET, show_edge=False)
+    result = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        header_style=QUIET,
+        show_edge=False,
+    )
     for column in columns:
         name, justify = (column, "left") if isinstance(column, str) else column
         result.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type] # literal
@@ -69,6 +76,10 @@ class _Timeline:
 
     def __init__(self, entries: Sequence[Sequence[Text]]) -> None:
         self._entries = entries
+
+    def __rich_measure__(self, _console: Console, options: ConsoleOptions) -> Measurement:
+        widest = max((line.cell_len for lines in self._entries for line in lines), default=0)
+        return Measurement(1, min(widest + 3, options.max_width))
 
     def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
         dot, line = ("*", "|") if options.ascii_only else ("●", "│")
@@ -226,12 +237,13 @@ def plan(data: Mapping[str, Any]) -> RenderableType:
             row["dtype"],
             Text("whole", style=QUIET) if chunk is None else shape_text(chunk),
             "1" if row["zarr_chunks"] is None else f"{row['zarr_chunks']:,}",
-            f"{row['tasks']:,}" if row["tasks"] else Text("at once", style=QUIET),
+            f"{row['tasks']:,}" if row["tasks"] else Text("-", style=QUIET),
             bytes_text(row["size_bytes"]),
         )
     result.add_section()
+    chunks = sum(row["zarr_chunks"] or 1 for row in data["variables"])
     result.add_row(
-        Text("in all", style=QUIET), "", "", "", f"{data['zarr_chunks']:,}",
+        Text("in all", style=QUIET), "", "", "", f"{chunks:,}",
         f"{data['write_tasks']:,}", bytes_text(data["size_bytes"]),
     )  # fmt: skip
     largest = bytes_text(data["largest_block_bytes"])

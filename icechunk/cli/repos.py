@@ -17,7 +17,7 @@ from icechunk.errors import (
 )
 from icechunk.ids import OBJECT_ID_BYTES
 from icechunk.repository import Repository
-from icechunk.storage import storage_for_url
+from icechunk.storage.url import storage_for_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

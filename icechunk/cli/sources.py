@@ -30,11 +30,11 @@ _MAGIC: Final = {
     b"GRIB": "grib",
 }
 _HDF5_BLOCK: Final = 512
-_ENGINES: Final = {
-    "netcdf3": (("scipy", "scipy"), ("netcdf4", "netCDF4")),
-    "netcdf5": (("netcdf4", "netCDF4"),),
-    "hdf5": (("h5netcdf", "h5netcdf"), ("netcdf4", "netCDF4")),
-    "grib": (("cfgrib", "cfgrib"),),
+_ENGINES: Final[dict[str, dict[str, tuple[str, ...]]]] = {
+    "netcdf3": {"scipy": ("scipy",), "netcdf4": ("netCDF4",)},
+    "netcdf5": {"netcdf4": ("netCDF4",)},
+    "hdf5": {"h5netcdf": ("h5netcdf", "h5py"), "netcdf4": ("netCDF4",)},
+    "grib": {"cfgrib": ("cfgrib", "eccodes")},
 }
 _EXTRAS: Final = {"netcdf3": "netcdf", "netcdf5": "netcdf", "hdf5": "netcdf", "grib": "grib"}
 AS_STORED: Final = {
@@ -143,7 +143,8 @@ def _open_zarr(
 
 def _open_repository(source: str, how: Mapping[str, Any]) -> xr.Dataset:
     session = Repository.open(local_filesystem_storage(source)).readonly_session("main")
-    return xr.open_zarr(session.store, consolidated=False, chunks={}, **how)
+    dataset: xr.Dataset = xr.open_zarr(session.store, consolidated=False, chunks={}, **how)
+    return dataset
 
 
 def _engine_of(source: str) -> str:
@@ -168,13 +169,12 @@ def _engine_of(source: str) -> str:
             f"{source}: not a netCDF, HDF5 or GRIB file",
             "If xarray can open it, name the engine with --engine.",
         )
-    for engine, module in _ENGINES[kind]:
-        if find_spec(module) is not None:
+    for engine, modules in _ENGINES[kind].items():
+        if all(find_spec(module) is not None for module in modules):
             return engine
-    extra = _EXTRAS[kind]
     raise CommandError(
-        f"{source}: reading it needs {_ENGINES[kind][0][1]}",
-        f"pip install 'icechunk[{extra}]'",
+        f"{source}: reading it needs {' or '.join(_ENGINES[kind])}",
+        f"pip install 'icechunk[{_EXTRAS[kind]}]'",
     )
 
 

@@ -52,8 +52,8 @@ def count_text(number: int, one: str, many: str | None = None) -> str:
 
 
 def shape_text(shape: tuple[int, ...] | list[int]) -> str:
-    """Return a shape: ``192 x 361 x 720``; a scalar is ``scalar``."""
-    return " x ".join(str(n) for n in shape) if shape else "scalar"
+    """Return a shape: ``192x361x720``; a scalar is ``scalar``."""
+    return "x".join(str(n) for n in shape) if shape else "scalar"
 
 
 def time_text(when: datetime) -> str:
@@ -63,7 +63,7 @@ def time_text(when: datetime) -> str:
 
 def seconds_text(seconds: float) -> str:
     """Return a duration: ``0.8 s``, ``12 s``, ``3 min 20 s``, ``2 h 5 min``."""
-    if seconds < 9.95:
+    if isinstance(seconds, float) and seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:

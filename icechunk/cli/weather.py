@@ -275,7 +275,7 @@ def _noise(t: AnyArray, y: AnyArray, x: AnyArray, seed: int) -> AnyArray:
     mixed ^= mixed >> np.uint32(15)
     mixed *= np.uint32(0x846CA68B)
     mixed >>= np.uint32(8)
-    noise = mixed.astype(np.float32)
+    noise: AnyArray = mixed.astype(np.float32)
     noise *= np.float32(2.0**-24)
     noise -= np.float32(0.5)
     return noise

@@ -9,12 +9,9 @@ from icechunk.cli.progress import progress
 from icechunk.cli.units import bytes_text, count_text
 from icechunk.conflicts import ConflictDetector
 from icechunk.errors import IcechunkError
-from icechunk.xarray import to_icechunk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    import xarray as xr
 
     from icechunk.cli.console import Output
     from icechunk.dask import WritePlan
@@ -22,17 +19,9 @@ if TYPE_CHECKING:
     from icechunk.session import Session
 
 
-def write(
-    output: Output,
-    client: Any,
-    dataset: xr.Dataset,
-    session: Session,
-    plan: WritePlan,
-    *,
-    indent: str = "",
-    **how: Any,
-) -> None:
-    """Write a dataset into a session and show how far it is.
+@contextmanager
+def showing(output: Output, client: Any, plan: WritePlan, indent: str = "") -> Iterator[None]:
+    """Show how far the write inside the block is.
 
     Parameters
     ----------
@@ -40,25 +29,16 @@ def write(
         Gets the progress bar.
     client : distributed.Client or None
         Where the tasks run.
-    dataset : xarray.Dataset
-        What to write.
-    session : Session
-        Where to; not committed.
     plan : WritePlan
         Says what each task is worth.
     indent : str
-        Put before the progress bar.
-    **how
-        Passed to `icechunk.xarray.to_icechunk`.
+        Put before the bar.
     """
-    weights = {
-        f"icechunk-write-{row.name}": row.size_bytes / row.tasks
-        for row in plan.variables
-        if row.tasks
-    }
-    total = sum(row.size_bytes for row in plan.variables if row.tasks)
+    rows = [row for row in plan.variables if row.tasks]
+    weights = {f"icechunk-write-{row.name}": row.size_bytes / row.tasks for row in rows}
+    total = sum(row.size_bytes for row in rows)
     with progress(output, client, f"{indent}writing", weights, total, plan.write_tasks):
-        to_icechunk(dataset, session, **how)
+        yield
 
 
 def plan_line(plan: WritePlan) -> str:

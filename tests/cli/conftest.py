@@ -69,7 +69,7 @@ class Cli:
         """Return the command for a process of its own."""
         return [sys.executable, "-m", "icechunk.cli", *map(str, args)]
 
-    def process(self, *args: object, code: int = 0, timeout: float = 120, **extra: str) -> Result:
+    def process(self, *args: object, code: int = 0, timeout: float = 170, **extra: str) -> Result:
         """Run in a process of its own; check the exit code."""
         done = subprocess.run(
             self.command(*args),

@@ -10,7 +10,7 @@ import xarray as xr
 from distributed import LocalCluster
 
 import icechunk
-from icechunk.storage import storage_for_url
+from icechunk.storage.url import storage_for_url
 from tests.s3_server import BUCKET
 from tests.shared_data import shared_dir
 
@@ -84,7 +84,7 @@ def test_real_input_into_s3(cli: Cli, s3_server: S3Server) -> None:
 
 def test_a_running_scheduler(cli: Cli) -> None:
     with LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None
+        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=":0"
     ) as cluster:
         result = cli.process(
             "ingest", sources()["mask"], "repo", "--scheduler", cluster.scheduler_address,
@@ -97,8 +97,9 @@ def test_a_running_scheduler(cli: Cli) -> None:
 
 def test_no_scheduler_there(cli: Cli) -> None:
     result = cli.process(
-        "ingest", sources()["mask"], "repo", "--scheduler", "tcp://127.0.0.1:9", code=1
-    )
+        "ingest", sources()["mask"], "repo", "--scheduler", "tcp://127.0.0.1:9", code=1,
+        DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT="1s",
+    )  # fmt: skip
     assert "no dask scheduler answers" in result.err
     assert "Traceback" not in result.err
     assert not (cli.directory / "repo").exists()
