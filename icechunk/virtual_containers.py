@@ -121,6 +121,10 @@ class ContainerSet:
     def __len__(self) -> int:
         return len(self.by_length)
 
+    def prefixes(self) -> list[str]:
+        """Return the URL prefix of each container, longest first."""
+        return [container.url_prefix for container in self.by_length]
+
     def find(self, location: str) -> VirtualChunkContainer | None:
         """Return the container a location belongs to.
 

@@ -68,17 +68,15 @@ class VirtualReader:
     def rows_with_container(self, where: Ragged) -> I64Array:
         """Return the rows of a column of locations that some container matches.
 
-        Locations that share a folder share the answer, so each folder is looked up once.
+        A location under the prefix of any container has one; the few that are left (none, or
+        ``vcc://`` ones) are looked up one by one.
         """
-        folders: dict[str, bool] = {}
-        good = np.ones(len(where), np.bool_)
-        for row, raw in enumerate(where.tolist()):
-            location = raw.decode("utf-8", "replace")
-            folder = location[: location.rfind("/") + 1]
-            known = folders.get(folder)
-            if known is None:
-                known = folders[folder] = self._containers.find(location) is not None
-            good[row] = known
+        good = np.zeros(len(where), np.bool_)
+        for prefix in self._containers.prefixes():
+            good |= where.starts_with(prefix.encode())
+        for row in np.flatnonzero(~good):
+            location = where[row].decode("utf-8", "replace")
+            good[row] = self._containers.find(location) is not None
         return np.flatnonzero(good)
 
     async def read(self, ref: VirtualRef, byte_range: ByteRange) -> bytes:

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from icechunk.format.chunk_table import ChunkTable, merged, overlay
+from icechunk.format.chunk_table import (
+    ChunkTable,
+    merged,
+    overlay,
+    rows_by_coordinate,
+    sorted_unique,
+)
 from icechunk.manifest_config import UNSPLIT
 
 if TYPE_CHECKING:
@@ -109,8 +115,7 @@ def plan_manifests(
     boxes = [(low[row], high[row]) for row in np.flatnonzero(~whole)]
     touched = np.zeros(count, np.bool_)
     if len(changed):
-        size = np.array(split, np.int64)
-        regions = {tuple(region) for region in np.unique(changed // size, axis=0).tolist()}
+        regions = set(map(tuple, sorted_unique(_regions(changed, split)).tolist()))
         touched |= np.fromiter((tuple(r) in regions for r in low.tolist()), np.bool_, count)
     for box_low, box_high in boxes:
         touched |= ((low >= box_low) & (low <= box_high)).all(axis=1)
@@ -157,10 +162,11 @@ def split_table(
         table = table.take(inside)
     if not len(table):
         return []
-    regions = table.coords // np.array(split, np.uint32)
+    regions = _regions(table.coords, split)
     if ndim == 0 or bool((regions == regions[0]).all()):
         return [table]
-    _, group = np.unique(regions, axis=0, return_inverse=True)
-    order = np.argsort(group.reshape(-1), kind="stable")
-    cuts = np.flatnonzero(np.diff(group.reshape(-1)[order])) + 1
-    return [table.take(rows) for rows in np.split(order, cuts)]
+    return [table.take(rows) for rows in rows_by_coordinate(regions)]
+
+
+def _regions(coords: U32Array, split: tuple[int, ...]) -> U32Array:
+    return coords // np.array(split, np.uint32)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
@@ -233,7 +234,7 @@ class ChunkTable:
     # -- reading ------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return self.coords.shape[0]
+        return len(self.coords)
 
     @property
     def ndim(self) -> int:
@@ -435,6 +436,23 @@ def sorted_unique(coords: U32Array) -> U32Array:
         return coords
     _, first = np.unique(keys, return_index=True)
     return coords[first]
+
+
+def rows_by_coordinate(coords: U32Array) -> list[I64Array | slice]:
+    """Return the rows of each distinct coordinate, in coordinate order; rows stay in their order.
+
+    Notes
+    -----
+    Cost: O(n) where equal coordinates are together, as regions of a sorted table often are.
+    """
+    keys = _keys(coords, *_strides(_joint_box(coords)))
+    cuts = np.flatnonzero(keys[1:] != keys[:-1]) + 1
+    if bool((keys[cuts] > keys[cuts - 1]).all()):
+        bounds = [0, *cuts.tolist(), len(keys)]
+        return [slice(a, b) for a, b in pairwise(bounds)]
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    return list(np.split(order, np.flatnonzero(ordered[1:] != ordered[:-1]) + 1))
 
 
 def _coordinates(coords: AnyArray) -> U32Array:

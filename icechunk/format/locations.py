@@ -6,7 +6,6 @@ locations are compressed by one call and decompressed by another.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -18,6 +17,7 @@ from icechunk.format.ragged import Ragged
 
 if TYPE_CHECKING:
     from icechunk._typing import BoolArray, I64Array
+    from icechunk.resolved_config import LocationCompression
 
 MAX_PACKED_BYTES: Final = 1024
 """Longest location that may be packed: the official reader has room for no more. Unit: bytes."""
@@ -27,28 +27,6 @@ MAX_LOCATION_BYTES: Final = 1 << 16
 _SHORT_SAMPLE_BYTES: Final = 8
 _THREADED_ROWS: Final = 20_000
 _MAGIC: Final = 0xFD2FB528
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LocationCompression:
-    """When and how locations are packed.
-
-    Parameters
-    ----------
-    min_num_chunks : int
-        Least number of references, and of virtual ones, in a manifest for packing to happen.
-    dictionary_max_training_samples : int
-        Locations the dictionary is trained on.
-    dictionary_max_size_bytes : int
-        Largest dictionary; unit: bytes.
-    compression_level : int
-        zstd level of the frames.
-    """
-
-    min_num_chunks: int = 1000
-    dictionary_max_training_samples: int = 100
-    dictionary_max_size_bytes: int = 2048
-    compression_level: int = 3
 
 
 def train(locations: Ragged, options: LocationCompression) -> bytes | None:

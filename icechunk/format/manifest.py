@@ -23,7 +23,6 @@ from icechunk.format.chunk_table import ChunkKind, ChunkTable
 from icechunk.format.fb import writer
 from icechunk.format.fb.table import root
 from icechunk.format.header import DEFAULT_LEVEL, FileType, encode_file, parse_file
-from icechunk.format.locations import LocationCompression
 from icechunk.ids import NODE_ID_BYTES, OBJECT_ID_BYTES, NodeId, ObjectId, id_text
 
 if TYPE_CHECKING:
@@ -31,8 +30,8 @@ if TYPE_CHECKING:
 
     from icechunk._typing import I64Array
     from icechunk.format.ragged import Ragged
+    from icechunk.resolved_config import LocationCompression
 
-__all__ = ["LocationCompression", "Manifest", "encode_manifest", "parse_manifest"]
 
 _U8: Final = _struct.Struct("<B")
 _PLAIN: Final = 0

@@ -51,7 +51,7 @@ class Ragged:
         return cls(b"".join(values), start, size)
 
     def __len__(self) -> int:
-        return self.start.shape[0]
+        return len(self.start)
 
     def __getitem__(self, row: int) -> bytes:
         start = int(self.start[row])
@@ -69,6 +69,23 @@ class Ragged:
     def take(self, rows: I64Array | BoolArray | slice) -> Self:
         """Return the selected rows; the buffer is shared."""
         return type(self)(self.data, self.start[rows], self.size[rows])
+
+    def starts_with(self, prefix: bytes) -> BoolArray:
+        """Say for each element whether it begins with a prefix.
+
+        Notes
+        -----
+        Cost: one pass over the column for each byte of the prefix, without copies of the text.
+        """
+        data = np.frombuffer(self.data, np.uint8)
+        matches = self.size >= len(prefix)
+        if not matches.any():
+            return matches
+        at = np.where(matches, self.start, self.start[np.argmax(matches)])
+        for byte in prefix:
+            matches &= data[at] == byte
+            at += 1
+        return matches
 
     def compact(self) -> Self:
         """Return the same column over a buffer that holds nothing else."""

@@ -16,7 +16,7 @@ from icechunk.errors import FormatError
 from icechunk.format.chunk_table import ChunkTable, merged
 from icechunk.format.fb import writer
 from icechunk.format.header import FileType, encode_file, parse_file
-from icechunk.format.manifest import LocationCompression, Manifest, encode_manifest, parse_manifest
+from icechunk.format.manifest import Manifest, encode_manifest, parse_manifest
 from icechunk.format.node import NodeKind
 from icechunk.format.ragged import Ragged
 from icechunk.format.transaction_log import (
@@ -26,6 +26,7 @@ from icechunk.format.transaction_log import (
     parse_transaction_log,
 )
 from icechunk.ids import NodeId, ObjectId
+from icechunk.resolved_config import LocationCompression
 from tests.format.buffers import blobs
 from tests.format.golden import damaged
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from icechunk.errors import FormatError
 from icechunk.format import locations
-from icechunk.format.locations import MAX_PACKED_BYTES, LocationCompression, pack, train, unpack
+from icechunk.format.locations import MAX_PACKED_BYTES, pack, train, unpack
 from icechunk.format.ragged import Ragged
+from icechunk.resolved_config import LocationCompression
 from tests.format.golden import damaged, long_texts, texts
 
 LOCATIONS = [f"s3://bucket/year={i % 40}/month={i % 12}/file-{i}.nc".encode() for i in range(2000)]

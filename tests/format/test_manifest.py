@@ -17,9 +17,10 @@ from icechunk.format import chunk_refs, locations
 from icechunk.format.chunk_table import ChunkKind, ChunkTable, VirtualRef, merged, overlay
 from icechunk.format.fb import writer
 from icechunk.format.header import FileType, encode_file, parse_file
-from icechunk.format.manifest import LocationCompression, Manifest, encode_manifest, parse_manifest
+from icechunk.format.manifest import Manifest, encode_manifest, parse_manifest
 from icechunk.format.ragged import Ragged
 from icechunk.ids import NodeId, ObjectId, id_text, parse_node_id, parse_object_id
+from icechunk.resolved_config import LocationCompression
 from tests.format.buffers import root_column
 from tests.format.golden import REPOSITORIES, chunk_tables, unpack
 
