@@ -103,6 +103,11 @@ class S3Place:
     read_headers: tuple[tuple[str, str], ...]
     write_headers: tuple[tuple[str, str], ...]
 
+    @property
+    def description(self) -> str:
+        """Return ``s3://`` with bucket and prefix."""
+        return f"s3://{self.bucket}" + (f"/{self.prefix}" if self.prefix else "")
+
 
 class S3Client:
     """A client and what has to be closed with it.

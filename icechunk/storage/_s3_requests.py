@@ -1,0 +1,321 @@
+"""The requests of one operation on S3, made on the I/O thread."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import botocore.exceptions  # type: ignore[import-untyped,unused-ignore]
+
+from icechunk._io.limits import gather_limited
+from icechunk.errors import ErrorKind, StorageError
+from icechunk.storage._s3_client import (
+    CONFLICT_CODES,
+    LOST_RACE_CODES,
+    NETWORK_ERRORS,
+    S3Place,
+    error_code,
+    is_server_fault,
+    response_metadata,
+    storage_error,
+    translated,
+)
+from icechunk.storage.base import ByteRange, Version, range_beyond_end
+from icechunk.storage.retry import AmbiguousError, Backoff, Found, put_conditionally
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    from icechunk.storage_settings import StorageSettings
+
+_WRITE_ID: Final = "icechunkwriteid"
+_CHUNKS: Final = "chunks/"
+_MOST_PARTS: Final = 10_000
+_SMALLEST_PART_BYTES: Final = 5 << 20
+_WRITES_TRIED_AGAIN: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S3Requests:
+    """What can be asked of a place in S3, with a client and settings.
+
+    Parameters
+    ----------
+    api : aiobotocore client
+        Its own retries apply to every request.
+    place : S3Place
+        Bucket and options.
+    settings : StorageSettings
+        In force: every field that has a default is set.
+    root : str
+        What every key starts with.
+    """
+
+    api: Any
+    place: S3Place
+    settings: StorageSettings
+    root: str
+
+    # ---------------------------------------------------------------- reading
+
+    async def download(self, key: str, byte_range: ByteRange | None) -> tuple[bytes, Version]:
+        """Return an object or one range of it, in one request, and its version."""
+        arguments: dict[str, Any] = self._object(key)
+        if byte_range is not None:
+            arguments["Range"] = f"bytes={byte_range.start}-{byte_range.stop - 1}"
+        backoff = self._backoff()
+        delays = backoff.delays()
+        while True:
+            with self._translated("read", key):
+                reply = await self.api.get_object(**arguments)
+                try:
+                    async with reply["Body"] as body:
+                        data: bytes = await body.read()
+                    break
+                except NETWORK_ERRORS:  # in the middle: botocore retries only up to the headers
+                    delay = next(delays, None)
+                    if delay is None:
+                        raise
+            await backoff.sleep(delay)
+        if byte_range is not None and len(data) != byte_range.stop - byte_range.start:
+            total = int(str(reply.get("ContentRange", "")).rpartition("/")[2] or len(data))
+            raise range_beyond_end(key, self.place.description, byte_range, total)
+        return data, _version(reply)
+
+    async def download_range(self, key: str, whole: ByteRange) -> bytes:
+        """Return a range, in parallel requests if it is large."""
+        most, ideal_bytes = self._concurrency()
+        size = whole.stop - whole.start
+        step = -(-size // min(most, -(-size // ideal_bytes)))
+        ranges = [
+            ByteRange(start=start, stop=min(start + step, whole.stop))
+            for start in range(whole.start, whole.stop, step)
+        ]
+        parts = await gather_limited(most, (self.download(key, part) for part in ranges))
+        return b"".join(part[0] for part in parts) if len(parts) > 1 else parts[0][0]
+
+    async def head(self, key: str) -> dict[str, Any]:
+        """Return what the service says about an object."""
+        with self._translated("read", key):
+            reply: dict[str, Any] = await self.api.head_object(**self._object(key))
+        return reply
+
+    async def list_page(self, prefix: str, token: str | None, most: int) -> dict[str, Any]:
+        """Return one page of a listing."""
+        arguments = {"ContinuationToken": token} if token is not None else {}
+        with self._translated("list", prefix):
+            page: dict[str, Any] = await self.api.list_objects_v2(
+                Bucket=self.place.bucket,
+                Prefix=self.root + prefix,
+                MaxKeys=most,
+                **arguments,
+                **self._payer(),
+            )
+        return page
+
+    # ---------------------------------------------------------------- writing
+
+    async def upload(
+        self,
+        key: str,
+        data: bytes | memoryview,
+        metadata: Mapping[str, str] | None,
+        content_type: str | None,
+    ) -> None:
+        """Write an object whole, in parts if it is large."""
+        arguments = self._new_object(key, metadata, content_type)
+        least = self.settings.minimum_size_for_multipart_upload
+        with self._translated("write", key):
+            if least is not None and len(data) >= max(least, 1):
+                await self._upload_parts(arguments, memoryview(data))
+            else:
+                await self.api.put_object(Body=bytes(data), **arguments)
+
+    async def _upload_parts(self, arguments: dict[str, Any], data: memoryview) -> None:
+        upload = await self.api.create_multipart_upload(**arguments)
+        target = self._target(arguments) | {"UploadId": upload["UploadId"]}
+        most, ideal_bytes = self._concurrency()
+        step = max(ideal_bytes, _SMALLEST_PART_BYTES, -(-len(data) // _MOST_PARTS))
+
+        async def send(number: int, start: int) -> dict[str, Any]:
+            part = await self.api.upload_part(
+                Body=bytes(data[start : start + step]),
+                PartNumber=number,
+                **target,
+                **self._checksum(),
+            )
+            kept = {name: part[name] for name in part if name.startswith("Checksum")}
+            return {"PartNumber": number, "ETag": part["ETag"], **kept}
+
+        try:
+            starts = range(0, len(data), step)
+            parts = await gather_limited(most, (send(n, at) for n, at in enumerate(starts, 1)))
+            await self.api.complete_multipart_upload(MultipartUpload={"Parts": parts}, **target)
+        except BaseException:
+            # Parts of an upload that is neither completed nor aborted are charged for, unseen.
+            await asyncio.shield(self._abort(target))
+            raise
+
+    async def _abort(self, target: Mapping[str, Any]) -> None:
+        try:
+            await self.api.abort_multipart_upload(**target)
+        except (
+            botocore.exceptions.BotoCoreError,
+            botocore.exceptions.ClientError,
+            *NETWORK_ERRORS,
+        ):
+            return  # the error that led here is the one to report
+
+    async def put_if(
+        self,
+        key: str,
+        data: bytes | memoryview,
+        expected: Version | None,
+        metadata: Mapping[str, str] | None,
+        content_type: str | None,
+    ) -> Version:
+        """Write an object if it is ``expected``, or if there is none; see `put_conditionally`."""
+        write_id = secrets.token_hex(12)
+        arguments = self._new_object(key, metadata, content_type)
+        arguments |= self._condition(expected)
+        if self.settings.unsafe_use_metadata:
+            arguments["Metadata"] = arguments.get("Metadata", {}) | {_WRITE_ID: write_id}
+        body = bytes(data)
+
+        async def attempt() -> Version:
+            try:
+                return _version(await self.api.put_object(Body=body, **arguments))
+            except botocore.exceptions.ClientError as error:
+                raise self._judged(key, expected, error) from error
+            except NETWORK_ERRORS as error:
+                raise AmbiguousError(self._error("write", key, error)) from error
+            except botocore.exceptions.BotoCoreError as error:
+                raise self._error("write", key, error) from error
+
+        async def read_back() -> Found:
+            try:
+                reply = await self.head(key)
+            except StorageError as error:
+                if error.kind == ErrorKind.OBJECT_NOT_FOUND:
+                    return Found(version=None, write_id=None)
+                raise
+            return Found(version=_version(reply), write_id=reply["Metadata"].get(_WRITE_ID))
+
+        return await put_conditionally(
+            key,
+            expected=expected,
+            write_id=write_id,
+            attempt=attempt,
+            read_back=read_back,
+            backoff=self._backoff(_WRITES_TRIED_AGAIN),
+        )
+
+    def _judged(
+        self, key: str, expected: Version | None, error: botocore.exceptions.ClientError
+    ) -> Exception:
+        """Return what an error reply to a conditional write means for it."""
+        cause = self._error("write", key, error)
+        lost = error_code(error) in LOST_RACE_CODES or (
+            expected is not None and cause.kind == ErrorKind.OBJECT_NOT_FOUND
+        )
+        # An earlier attempt may have stored our object and its reply been lost: then the condition
+        # fails because of ourselves. botocore counts its retries, but below it aiohttp repeats a
+        # request whose connection was closed, and tells nobody; so the object is always looked at.
+        once = not response_metadata(error.response).get("RetryAttempts", 0)
+        if lost or error_code(error) in CONFLICT_CODES or cause.kind == ErrorKind.THROTTLED:
+            return AmbiguousError(cause, refused=once)
+        return AmbiguousError(cause) if is_server_fault(error) else cause
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects in one request."""
+        with self._translated("delete", keys[0]):
+            reply = await self.api.delete_objects(
+                Bucket=self.place.bucket,
+                Delete={"Objects": [{"Key": self.root + key} for key in keys], "Quiet": True},
+                **self._checksum(),
+                **self._payer(),
+            )
+        failed = [e for e in reply.get("Errors", ()) if e.get("Code") != "NoSuchKey"]
+        if failed:
+            raise StorageError(
+                f"could not delete {len(failed)} of {len(keys)} objects in "
+                f"{self.place.description}; the first was {failed[0].get('Key')!r}: "
+                f"{failed[0].get('Code')}: {failed[0].get('Message')}"
+            )
+
+    # ---------------------------------------------------------------- arguments
+
+    def _translated(self, verb: str, key: str) -> AbstractContextManager[None]:
+        return translated(self.place, verb, self.root + key)
+
+    def _error(self, verb: str, key: str, error: Exception) -> StorageError:
+        return storage_error(self.place, verb, self.root + key, error)
+
+    def _payer(self) -> dict[str, str]:
+        return {"RequestPayer": "requester"} if self.place.options.requester_pays else {}
+
+    def _object(self, key: str) -> dict[str, str]:
+        return {"Bucket": self.place.bucket, "Key": self.root + key, **self._payer()}
+
+    def _target(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: arguments[name] for name in ("Bucket", "Key")} | self._payer()
+
+    def _checksum(self) -> dict[str, str]:
+        algorithm = self.place.options.checksum_algorithm
+        return {} if algorithm is None else {"ChecksumAlgorithm": algorithm.name.upper()}
+
+    def _new_object(
+        self, key: str, metadata: Mapping[str, str] | None, content_type: str | None
+    ) -> dict[str, Any]:
+        settings = self.settings
+        arguments: dict[str, Any] = {**self._object(key), **self._checksum()}
+        if settings.unsafe_use_metadata and metadata:
+            arguments["Metadata"] = dict(metadata)
+        if content_type is not None:
+            arguments["ContentType"] = content_type
+        special = (
+            settings.chunks_storage_class
+            if key.startswith(_CHUNKS)
+            else settings.metadata_storage_class
+        )
+        storage_class = special or settings.storage_class
+        if storage_class is not None:
+            arguments["StorageClass"] = storage_class
+        return arguments
+
+    def _condition(self, expected: Version | None) -> dict[str, str]:
+        if expected is None:
+            return {"IfNoneMatch": "*"} if self.settings.unsafe_use_conditional_create else {}
+        return {"IfMatch": expected} if self.settings.unsafe_use_conditional_update else {}
+
+    def _concurrency(self) -> tuple[int, int]:
+        """Return how many requests one object may take at once, and their ideal size in bytes."""
+        concurrency = self.settings.concurrency
+        assert concurrency is not None
+        return (
+            concurrency.max_concurrent_requests_for_object or 1,
+            concurrency.ideal_concurrent_request_size or 1,
+        )
+
+    def _backoff(self, most: int | None = None) -> Backoff:
+        retries = self.settings.retries
+        assert retries is not None
+        tries = retries.max_tries or 1
+        return Backoff(
+            max_tries=tries if most is None else min(tries, most),
+            initial_seconds=(retries.initial_backoff_ms or 0) / 1000,
+            max_seconds=(retries.max_backoff_ms or 0) / 1000,
+        )
+
+
+def _version(reply: Mapping[str, Any]) -> Version:
+    tag = reply.get("ETag")
+    if not tag:
+        raise StorageError(
+            "the service sent no ETag, without which commits cannot be told apart",
+            ErrorKind.STORAGE_CONFIG,
+        )
+    return Version(str(tag))
