@@ -6,18 +6,53 @@ as one of them is gone or behaves differently.
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import zarr
 from dask.array.optimization import optimize as optimize_arrays
+from dask.layers import ArrayBlockIdDep
+from zarr.core.array_spec import ArraySpec
+from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import StorePath
 
+from icechunk._io.loop import run_now
 from icechunk.dask.grid import AxisGrid
+from icechunk.errors import InternalError
+
+try:  # from zarr 3.4 on
+    from zarr.core.codec_pipeline import FusedCodecPipeline
+except ImportError:
+    InlinePipeline: Any = None
+else:
+
+    class InlinePipeline(FusedCodecPipeline):  # type: ignore[no-redef]
+        """Encodes and stores in the calling thread.
+
+        zarr's own synchronous pipeline does the same in a thread that its event loop waits for.
+        """
+
+        async def write(
+            self, batch_info: Iterable[Any], value: Any, drop_axes: tuple[int, ...] = ()
+        ) -> None:
+            """Write a batch of chunks."""
+            self.write_sync(batch_info, value, drop_axes)
+
 
 if TYPE_CHECKING:
-    from zarr.abc.store import Store
+    from collections.abc import Iterable
 
-__all__ = ["array_config", "on_store", "optimize_arrays", "write_grid"]
+    from icechunk.store import IcechunkStore
+
+__all__ = ["ArrayWriter", "array_config", "block_ids", "optimize_arrays", "write_grid"]
+
+
+def block_ids(chunks: tuple[tuple[int, ...], ...]) -> Any:
+    """Return an argument of ``map_blocks`` that is each block's index.
+
+    The public ``block_id`` parameter adds three nodes to the graph of every task.
+    """
+    return ArrayBlockIdDep(chunks)
 
 
 def array_config(array: zarr.Array[Any]) -> Any:
@@ -30,7 +65,7 @@ def array_config(array: zarr.Array[Any]) -> Any:
     return array._async_array._config if config is None else config  # noqa: SLF001
 
 
-def on_store(metadata: Any, config: Any, store: Store, path: str) -> zarr.Array[Any]:
+def on_store(metadata: Any, config: Any, store: IcechunkStore, path: str) -> zarr.Array[Any]:
     """Return an array made of metadata that is known already, without reading the store.
 
     All names are public; that the constructors take these parameters is not promised.
@@ -38,6 +73,73 @@ def on_store(metadata: Any, config: Any, store: Store, path: str) -> zarr.Array[
     return zarr.Array(
         zarr.AsyncArray(metadata=metadata, store_path=StorePath(store, path), config=config)
     )
+
+
+class ArrayWriter:
+    """Writes regions of one zarr array into any number of stores that have it.
+
+    zarr hands every write to its own event loop, in another thread. A worker that writes many
+    small blocks spends more time on that than on writing, and all its threads queue for the one
+    loop. Over storage that never waits (memory, local files) the same zarr code is run here in the
+    calling thread instead. Where that does not work (zarr before 3.4, codecs without synchronous
+    methods) it is done zarr's way.
+
+    Parameters
+    ----------
+    metadata : ArrayV3Metadata
+        The array's metadata.
+    config : ArrayConfig
+        The array's run-time configuration.
+    path : str
+        Path of the array in the stores.
+    """
+
+    def __init__(self, metadata: Any, config: Any, path: str) -> None:
+        self._metadata = metadata
+        self._config = config
+        self._path = path
+        self._pipeline = _inline_pipeline(metadata, config)
+        self._template: Any = None
+
+    def write(self, store: IcechunkStore, region: tuple[slice, ...], block: Any) -> None:
+        """Write a block into a region of the array in a store."""
+        if self._pipeline is not None and store._supports_sync_io:  # noqa: SLF001 # zarr's name
+            try:
+                run_now(self._inline_array(store).setitem(region, block))
+            except (InternalError, RuntimeError):
+                # This zarr waits for something on the way, or asks for the event loop that is not
+                # there. What was written is written again; another error comes again.
+                self._pipeline = None
+            else:
+                return
+        on_store(self._metadata, self._config, store, self._path)[region] = block
+
+    def _inline_array(self, store: IcechunkStore) -> Any:
+        if self._template is None:
+            array = on_store(self._metadata, self._config, store, self._path)._async_array  # noqa: SLF001
+            object.__setattr__(array, "codec_pipeline", self._pipeline)
+            self._template = array
+        # Making an array costs as much as writing a small chunk; a copy differs in its store only.
+        array = copy.copy(self._template)
+        object.__setattr__(array, "store_path", StorePath(store, self._path))
+        return array
+
+
+def _inline_pipeline(metadata: Any, config: Any) -> Any:
+    """Return a pipeline that never waits, None if zarr has none or not for all of the codecs."""
+    if InlinePipeline is None:
+        return None
+    grid = metadata.chunk_grid
+    spec = ArraySpec(
+        # Only the rank matters here: every chunk brings its own shape when it is encoded.
+        shape=getattr(grid, "chunk_shape", (1,) * len(metadata.shape)),
+        dtype=metadata.data_type,
+        fill_value=metadata.fill_value,
+        config=config,
+        prototype=default_buffer_prototype(),
+    )
+    pipeline = InlinePipeline.from_codecs(metadata.codecs).evolve_from_array_spec(spec)
+    return None if pipeline.sync_transform is None else pipeline
 
 
 def write_grid(array: zarr.Array[Any], shape: tuple[int, ...]) -> tuple[AxisGrid, ...]:

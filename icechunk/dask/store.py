@@ -122,10 +122,10 @@ def pending_write(
     )
     written = [
         da.map_blocks(
-            write_block,
+            partial(write_block, which),
             write.source,
             job,
-            which,
+            _compat.block_ids(write.source.chunks),
             name=f"icechunk-write-{write.name}-{token}",
             dtype=object,
             meta=np.empty((0,) * write.source.ndim, dtype=object),

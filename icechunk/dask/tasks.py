@@ -61,20 +61,35 @@ class BlockTarget:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class WriteJob:
     """What all tasks of one write have in common.
 
     Parameters
     ----------
     fork : ForkSession
-        Knows the arrays; tasks write into forks of it.
+        Knows the arrays; tasks write into twins of it.
     targets : tuple of BlockTarget
         One per dask array.
     """
 
-    fork: ForkSession
-    targets: tuple[BlockTarget, ...]
+    __slots__ = ("_writers", "fork", "targets")
+
+    def __init__(self, fork: ForkSession, targets: tuple[BlockTarget, ...]) -> None:
+        self.fork = fork
+        self.targets = targets
+        self._writers: dict[int, _compat.ArrayWriter] = {}
+
+    def writer(self, which: int) -> _compat.ArrayWriter:
+        """Return the writer for one target, made once in each process."""
+        found = self._writers.get(which)
+        if found is None:
+            target = self.targets[which]
+            found = _compat.ArrayWriter(target.metadata, target.config, target.path)
+            self._writers[which] = found
+        return found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (WriteJob, (self.fork, self.targets))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,20 +111,18 @@ class WriteResult:
     size_bytes: int
 
 
-def write_block(
-    block: Any, job: WriteJob, which: int, block_id: tuple[int, ...] = ()
-) -> WriteResult:
+def write_block(which: int, block: Any, job: WriteJob, index: tuple[int, ...]) -> WriteResult:
     """Write one block and return what that changed.
 
     Parameters
     ----------
+    which : int
+        Which of the job's targets.
     block : array
         The data.
     job : WriteJob
         Where to.
-    which : int
-        Which of the job's targets.
-    block_id : tuple of int
+    index : tuple of int
         Which block of the dask array.
 
     Returns
@@ -117,11 +130,9 @@ def write_block(
     WriteResult
         Not the data.
     """
-    target = job.targets[which]
     fork = twin_of(job.fork)
-    array = _compat.on_store(target.metadata, target.config, fork.store, target.path)
     try:
-        array[target.region(block_id)] = block
+        job.writer(which).write(fork.store, job.targets[which].region(index), block)
         changes = ChunkChanges.made_by(fork)
     finally:
         # A failed task's changes are not missed: dask runs it again, or the whole write fails.

@@ -157,7 +157,7 @@ def test_a_task_that_runs_twice_counts_once(repo):
     graph = dict(write.__dask_graph__())
     job = next(v for k, v in graph.items() if "icechunk-job" in str(k))
     job = getattr(job, "value", job)
-    first, second = (write_block(np.ones(2), job, 0, (0,)) for _ in range(2))
+    first, second = (write_block(0, np.ones(2), job, (0,)) for _ in range(2))
     assert first.changes.chunk_count() == second.changes.chunk_count() == 1
     write.compute()
     np.testing.assert_array_equal(values(session), np.ones(4))
