@@ -383,7 +383,7 @@ def struct_i32(value: int) -> bytes:
 
 def foreign(**slots: writer.Value | None) -> bytes:
     """Return a repo file as another writer might store it."""
-    snapshot = {
+    snapshot: writer.Fields = {
         0: writer.struct(INITIAL_SNAPSHOT_ID),
         1: writer.struct(struct_i32(-1), 4),
         3: writer.string("m"),
