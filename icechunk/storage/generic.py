@@ -126,9 +126,6 @@ class FsspecStorage(Storage):
         waiting = getattr(filesystem, f"_{method}")(*arguments, **options)
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(waiting, filesystem.loop))
 
-    def _forget_listings(self) -> None:
-        self._filesystem.invalidate_cache()
-
     @contextlib.contextmanager
     def _translated(self, verb: str, key: str) -> Iterator[None]:
         try:
@@ -186,7 +183,7 @@ class FsspecStorage(Storage):
         """Return size and time of an object."""
         path = self._readable_path(key)
         with self._translated("read", key):
-            self._forget_listings()
+            self._filesystem.invalidate_cache()
             info = await self._call("info", path)
         if info.get("type") == "directory":
             raise object_not_found(key, self.description)
@@ -199,7 +196,7 @@ class FsspecStorage(Storage):
         folder = prefix.rpartition("/")[0]
         try:
             with self._translated("list", prefix):
-                self._forget_listings()
+                self._filesystem.invalidate_cache()
                 where = self._path(folder) if folder else self._root
                 found = await self._call("find", where, detail=True)
         except StorageError as error:
@@ -252,7 +249,7 @@ class FsspecStorage(Storage):
         self._require_single_writer("create", key)
         async with _one_writer:
             with self._translated("write", key):
-                self._forget_listings()
+                self._filesystem.invalidate_cache()
                 if await self._call("exists", path):
                     raise LostRaceError(key)
                 await self._pipe(path, content)

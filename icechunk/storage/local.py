@@ -1,42 +1,19 @@
 """Objects as files below a directory.
 
-Source: specification section 1.2. Keys map to paths. A write goes to a temporary name in the same
-directory and is moved into place, so a process killed anywhere leaves the old object or the new
-one. Temporary names (``<name>#<digits>``) are never listed, here and by the object-store library
-that the reference implementation uses.
-
-Nothing is flushed to the disk explicitly: after a power failure the file system decides.
+Source: specification section 1.2; the files themselves are in `icechunk.storage._files`. Small
+objects are read and written at once, large ones in a thread so that the event loop goes on.
 """
-
-# A pathlib call costs as much as reading a small file.
-# ruff: noqa: PTH100, PTH103, PTH105, PTH108, PTH110, PTH116, PTH120
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import hashlib
 import os
-import re
-import stat
-import time
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from icechunk._io.loop import in_thread
-from icechunk.errors import ErrorKind, InvalidInputError, StorageError
-from icechunk.storage._file_lock import locked
-from icechunk.storage.base import (
-    ByteRange,
-    LostRaceError,
-    ObjectInfo,
-    Storage,
-    Version,
-    check_key,
-    check_readable,
-    object_not_found,
-    range_beyond_end,
-)
+from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk.storage._files import Files, version_of
+from icechunk.storage.base import ByteRange, ObjectInfo, Storage, Version
 from icechunk.storage_settings import (
     StorageConcurrencySettings,
     StorageRetriesSettings,
@@ -49,29 +26,6 @@ if TYPE_CHECKING:
 _LARGE_BYTES: Final = 1 << 20
 _LISTED_AT_ONCE: Final = 1000
 _DELETED_AT_ONCE: Final = 100
-_LOCK_NAME: Final = ".icechunk-lock#0"
-_LOCK_TIMEOUT_SECONDS: Final = 60.0
-_BINARY: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-_READ: Final = os.O_RDONLY | _BINARY
-_WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY
-_NO_LINKS: Final = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK)
-# On Windows a file that somebody reads at this moment can be neither replaced nor deleted.
-_REPLACE_TRIES: Final = 50 if os.name == "nt" else 1
-_REPLACE_WAIT_SECONDS: Final = 0.01
-
-# Nearly every key; anything else is looked at more closely.
-_ORDINARY_KEY: Final = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*")
-
-_ADVICE: Final = {
-    errno.ENOSPC: "the disk is full: free some space, then repeat the operation",
-    errno.EDQUOT: "the disk quota is used up: free some space, then repeat the operation",
-    errno.EACCES: "permission denied: check who owns the directory and its access rights",
-    errno.EPERM: "permission denied: check who owns the directory and its access rights",
-    errno.EROFS: "the file system is read-only: keep the repository where it can be written",
-    errno.EMFILE: "too many open files: raise the limit (ulimit -n)",
-    errno.ENAMETOOLONG: "the path is too long for this file system",
-    errno.ENOTDIR: "a file is where a directory should be: check the path",
-}
 
 
 class LocalStorage(Storage):
@@ -93,8 +47,7 @@ class LocalStorage(Storage):
     immediate = True
 
     def __init__(self, root: str) -> None:
-        self._root = root
-        self._base = root if root.endswith(os.sep) else root + os.sep
+        self._files = Files(root)
 
     @classmethod
     def create(cls, path: str | os.PathLike[str]) -> LocalStorage:
@@ -102,28 +55,23 @@ class LocalStorage(Storage):
         text = os.fspath(path)
         if not isinstance(text, str) or not text or "\0" in text:
             raise InvalidInputError(f"not a directory path: {path!r}", ErrorKind.BAD_PREFIX)
-        return cls(os.path.abspath(text))
+        return cls(os.path.abspath(text))  # noqa: PTH100 (resolve() would follow links)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_reopen, (self._root, self._settings))
+        return (_reopen, (self._files.root, self._settings))
 
     # ---------------------------------------------------------------- reading
 
     async def get(self, key: str, byte_range: ByteRange | None = None) -> bytes:
         """Return the content of an object, or exactly one range of it."""
-        if byte_range is None:
-            fd, size = self._open(key)
-            start, stop = 0, size
-        else:
-            start, stop = byte_range.start, byte_range.stop
-            fd, size = self._open(key)
-            if stop > size:
-                os.close(fd)
-                raise range_beyond_end(key, self.description, byte_range, size)
-        # The descriptor goes along: a cancelled task must not close it under the thread's feet.
-        if stop - start < _LARGE_BYTES:
-            return self._read_and_close(key, fd, start, stop)
-        return await in_thread(self._read_and_close, key, fd, start, stop)
+        fd, size = self._files.open(key)
+        length = size if byte_range is None else byte_range.stop - byte_range.start
+        if length < _LARGE_BYTES:
+            return self._files.read_and_close(key, fd, size, byte_range)
+        # Opened again in the thread: if this task is cancelled, the thread may never begin and
+        # the descriptor stay open, or be closed under its feet.
+        os.close(fd)
+        return await in_thread(self._files.read, key, byte_range)
 
     async def get_versioned(self, key: str) -> tuple[bytes, Version]:
         """Return the content of an object and the version that it is."""
@@ -132,21 +80,11 @@ class LocalStorage(Storage):
 
     async def head(self, key: str) -> ObjectInfo:
         """Return size and time of an object."""
-        try:
-            status = os.stat(self._readable_path(key))
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise object_not_found(key, self.description) from error
-        except OSError as error:
-            raise self._error("read", key, error) from error
-        if stat.S_ISDIR(status.st_mode):
-            raise object_not_found(key, self.description)
-        return ObjectInfo(
-            key=key, size_bytes=status.st_size, last_modified_us=status.st_mtime_ns // 1000
-        )
+        return self._files.head(key)
 
     async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         """List the objects whose key starts with ``prefix``."""
-        found = self._walk(prefix)
+        found = self._files.walk(prefix)
         batch = list(islice(found, _LISTED_AT_ONCE))
         while batch:
             for info in batch:
@@ -154,35 +92,6 @@ class LocalStorage(Storage):
             if len(batch) < _LISTED_AT_ONCE:
                 return
             batch = await in_thread(list, islice(found, _LISTED_AT_ONCE))
-
-    def _walk(self, prefix: str) -> Iterator[ObjectInfo]:
-        folder, _, start = prefix.rpartition("/")
-        if ".." in folder.split("/"):
-            raise InvalidInputError(f"not a storage prefix: {prefix!r}", ErrorKind.BAD_PREFIX)
-        pending = [(self._base + folder, f"{folder}/" if folder else "", start)]
-        while pending:
-            directory, parent, start = pending.pop()
-            try:
-                with os.scandir(directory) as entries:
-                    for entry in entries:
-                        if not entry.name.startswith(start):
-                            continue
-                        if entry.is_dir():
-                            pending.append((entry.path, f"{parent}{entry.name}/", ""))
-                            continue
-                        if _is_hidden(entry.name):
-                            continue
-                        with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-                            status = entry.stat()
-                            yield ObjectInfo(
-                                key=parent + entry.name,
-                                size_bytes=status.st_size,
-                                last_modified_us=status.st_mtime_ns // 1000,
-                            )
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            except OSError as error:
-                raise self._error("list", parent, error) from error
 
     # ---------------------------------------------------------------- writing
 
@@ -196,9 +105,9 @@ class LocalStorage(Storage):
     ) -> None:
         """Write an object whole."""
         if len(data) < _LARGE_BYTES:
-            self._put(key, data)
+            self._files.put(key, data)
         else:
-            await in_thread(self._put, key, data)
+            await in_thread(self._files.put, key, data)
 
     async def put_if_absent(
         self,
@@ -210,9 +119,9 @@ class LocalStorage(Storage):
     ) -> Version:
         """Create an object, unless there is one."""
         if len(data) < _LARGE_BYTES:
-            self._create(key, data)
+            self._files.create(key, data)
         else:
-            await in_thread(self._create, key, data)
+            await in_thread(self._files.create, key, data)
         return await _version(data)
 
     async def put_if_unchanged(
@@ -226,159 +135,19 @@ class LocalStorage(Storage):
     ) -> Version:
         """Replace an object, if it is still the version that was read."""
         if len(data) < _LARGE_BYTES:
-            self._update(key, data, version)
+            self._files.update(key, data, version)
         else:
-            await in_thread(self._update, key, data, version)
+            await in_thread(self._files.update, key, data, version)
         return await _version(data)
 
     async def delete_many(self, keys: Sequence[str]) -> None:
         """Delete objects; those that are not there count as deleted."""
         if len(keys) <= _DELETED_AT_ONCE:
-            self._delete(keys)
+            self._files.delete(keys)
         else:
-            await in_thread(self._delete, keys)
+            await in_thread(self._files.delete, keys)
 
-    def _put(self, key: str, data: bytes | memoryview) -> None:
-        path = self._path(key)
-        temporary = self._write_temporary(key, path, data)
-        try:
-            _replace(temporary, path)
-        except OSError as error:
-            _remove_quietly(temporary)
-            raise self._error("write", key, error) from error
-
-    def _create(self, key: str, data: bytes | memoryview) -> None:
-        path = self._path(key)
-        if os.path.lexists(path):
-            raise LostRaceError(key)
-        temporary = self._write_temporary(key, path, data)
-        try:
-            os.link(temporary, path)
-        except FileExistsError as error:
-            raise LostRaceError(key) from error
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise self._error("write", key, error) from error
-            self._create_without_links(key, path, temporary)
-        finally:
-            _remove_quietly(temporary)
-
-    def _create_without_links(self, key: str, path: str, temporary: str) -> None:
-        """Create the object where there are no hard links (FAT, some network mounts).
-
-        The lock makes looking and moving one step for all who use this package.
-        """
-        try:
-            with self._locked():
-                if os.path.lexists(path):
-                    raise LostRaceError(key)
-                _replace(temporary, path)
-        except OSError as error:
-            raise self._error("write", key, error) from error
-
-    def _update(self, key: str, data: bytes | memoryview, version: Version) -> None:
-        path = self._path(key)
-        if not os.path.exists(path):  # the root may be missing, and with it the lock's place
-            raise LostRaceError(key)
-        # Written before the lock is taken, so that it is held for a read and a rename only.
-        temporary = self._write_temporary(key, path, data)
-        try:
-            with self._locked():
-                try:
-                    fd = os.open(path, _READ)
-                except FileNotFoundError as error:
-                    raise LostRaceError(key) from error
-                try:
-                    current = _read(fd, os.fstat(fd).st_size)
-                finally:
-                    os.close(fd)
-                if _hash(current) != version:
-                    raise LostRaceError(key)
-                _replace(temporary, path)
-        except OSError as error:
-            raise self._error("write", key, error) from error
-        finally:
-            _remove_quietly(temporary)
-
-    def _delete(self, keys: Sequence[str]) -> None:
-        for key in keys:
-            try:
-                os.unlink(self._path(key))
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            except OSError as error:
-                raise self._error("delete", key, error) from error
-
-    def _write_temporary(self, key: str, path: str, data: bytes | memoryview) -> str:
-        temporary = f"{path}#{int.from_bytes(os.urandom(8))}"
-        try:
-            try:
-                fd = os.open(temporary, _WRITE, 0o666)
-            except FileNotFoundError:
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                fd = os.open(temporary, _WRITE, 0o666)
-            try:
-                written = os.write(fd, data)
-                while written < len(data):
-                    written += os.write(fd, memoryview(data)[written:])
-            finally:
-                os.close(fd)
-        except BaseException as error:
-            _remove_quietly(temporary)
-            if isinstance(error, OSError):
-                raise self._error("write", key, error) from error
-            raise
-        return temporary
-
-    # ---------------------------------------------------------------- helpers
-
-    def _readable_path(self, key: str) -> str:
-        if _ORDINARY_KEY.fullmatch(key) is None:
-            check_readable(key)
-        return self._base + key
-
-    def _path(self, key: str) -> str:
-        if _ORDINARY_KEY.fullmatch(key) is None:
-            check_key(key)
-            if _is_hidden(key.rpartition("/")[2]):
-                raise InvalidInputError(
-                    f"not a storage key: {key!r} is the form of a temporary file's name",
-                    ErrorKind.BAD_PREFIX,
-                )
-        return self._base + key
-
-    def _open(self, key: str) -> tuple[int, int]:
-        """Open a file; return its descriptor and its size in bytes."""
-        try:
-            fd = os.open(self._readable_path(key), _READ)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-            raise object_not_found(key, self.description) from error
-        except OSError as error:
-            raise self._error("read", key, error) from error
-        return fd, os.fstat(fd).st_size
-
-    def _read_and_close(self, key: str, fd: int, start: int, stop: int) -> bytes:
-        try:
-            if start:
-                os.lseek(fd, start, os.SEEK_SET)
-            return _read(fd, stop - start)
-        except IsADirectoryError as error:
-            raise object_not_found(key, self.description) from error
-        except OSError as error:
-            raise self._error("read", key, error) from error
-        finally:
-            os.close(fd)
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        with locked(self._base + _LOCK_NAME, _LOCK_TIMEOUT_SECONDS):
-            yield
-
-    def _error(self, verb: str, key: str, error: OSError) -> StorageError:
-        advice = _ADVICE.get(error.errno or 0, "see the cause above")
-        return StorageError(
-            f"cannot {verb} {self._base + key}: {error.strerror or error}; {advice}", ErrorKind.IO
-        )
+    # ---------------------------------------------------------------- about itself
 
     def default_settings(self) -> StorageSettings:
         """Return this backend's settings, as the specification's table has them."""
@@ -394,17 +163,17 @@ class LocalStorage(Storage):
     @property
     def description(self) -> str:
         """Return ``local:`` and the path."""
-        return f"local:{self._root}"
+        return self._files.description
 
     def _fields(self) -> Iterator[tuple[str, object]]:
         yield "type", "local filesystem"
-        yield "path", self._root
+        yield "path", self._files.root
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, LocalStorage) and self._root == other._root
+        return isinstance(other, LocalStorage) and self._files.root == other._files.root
 
     def __hash__(self) -> int:
-        return hash(self._root)
+        return hash(self._files.root)
 
 
 def _reopen(root: str, settings: StorageSettings | None) -> LocalStorage:
@@ -412,46 +181,5 @@ def _reopen(root: str, settings: StorageSettings | None) -> LocalStorage:
     return storage if settings is None else storage.with_settings(settings)
 
 
-def _is_hidden(name: str) -> bool:
-    """Tell whether a file name is a temporary's: digits, and only those, after the first ``#``."""
-    _, mark, suffix = name.partition("#")
-    return mark == "#" and suffix.isascii() and suffix.isdigit()
-
-
-def _read(fd: int, size: int) -> bytes:
-    data = os.read(fd, size)
-    if len(data) == size:
-        return data
-    parts = [data]
-    missing = size - len(data)
-    while missing and parts[-1]:
-        parts.append(os.read(fd, missing))
-        missing -= len(parts[-1])
-    if missing:
-        raise OSError(errno.EIO, "the file became shorter while it was read")
-    return b"".join(parts)
-
-
-def _hash(data: bytes | memoryview) -> Version:
-    return Version(hashlib.blake2b(data, digest_size=16).hexdigest())
-
-
 async def _version(data: bytes | memoryview) -> Version:
-    return _hash(data) if len(data) < _LARGE_BYTES else await in_thread(_hash, data)
-
-
-def _replace(temporary: str, path: str) -> None:
-    for attempt in range(1, _REPLACE_TRIES + 1):
-        try:
-            os.replace(temporary, path)
-        except PermissionError:
-            if attempt == _REPLACE_TRIES:
-                raise
-            time.sleep(_REPLACE_WAIT_SECONDS)
-        else:
-            return
-
-
-def _remove_quietly(path: str) -> None:
-    with contextlib.suppress(OSError):
-        os.unlink(path)
+    return version_of(data) if len(data) < _LARGE_BYTES else await in_thread(version_of, data)

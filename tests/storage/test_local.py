@@ -18,7 +18,7 @@ import pytest
 
 from icechunk._io.loop import run, run_now
 from icechunk.errors import InvalidInputError, StorageError
-from icechunk.storage import Storage, _file_lock, local, local_filesystem_storage
+from icechunk.storage import Storage, _file_lock, _files, local_filesystem_storage
 from icechunk.storage.base import LostRaceError, Version
 from icechunk.storage.url import storage_for_url
 from tests.storage.conformance import StorageConformance, listed
@@ -194,7 +194,7 @@ def test_failing_disk(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, call, fail)
-    if call == "link" and code in local._NO_LINKS:
+    if call == "link" and code in _files._NO_LINKS:
         return
     attempts: list[Coroutine[Any, Any, Any]] = []
     if call != "replace":
@@ -274,16 +274,16 @@ def test_lock_held_by_another_process(tmp_path: Path, monkeypatch: pytest.Monkey
         "import sys, time; from icechunk.storage._file_lock import locked\n"
         "with locked(sys.argv[1], 5): print('held', flush=True); time.sleep(60)"
     )
-    lock = str(tmp_path / local._LOCK_NAME)
+    lock = str(tmp_path / _files._LOCK_NAME)
     holder = subprocess.Popen([sys.executable, "-c", program, lock], stdout=subprocess.PIPE)
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        monkeypatch.setattr(local, "_LOCK_TIMEOUT_SECONDS", 0.05)
+        monkeypatch.setattr(_files, "_LOCK_TIMEOUT_SECONDS", 0.05)
         with pytest.raises(StorageError, match=r"not free within 0\.05 s") as caught:
             run(storage.put_if_unchanged("repo", b"2", version))
         assert caught.value.kind == "throttled"
-        monkeypatch.setattr(local, "_LOCK_TIMEOUT_SECONDS", 30.0)
+        monkeypatch.setattr(_files, "_LOCK_TIMEOUT_SECONDS", 30.0)
         holder.kill()  # the system drops its lock
         version = run(storage.put_if_unchanged("repo", b"2", version))
     finally:
@@ -291,7 +291,7 @@ def test_lock_held_by_another_process(tmp_path: Path, monkeypatch: pytest.Monkey
         holder.wait()
         if holder.stdout:
             holder.stdout.close()
-    (tmp_path / local._LOCK_NAME).unlink()
+    (tmp_path / _files._LOCK_NAME).unlink()
     run(storage.put_if_unchanged("repo", b"3", version))
 
 
