@@ -17,7 +17,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import re
 import stat
 import time
 from typing import TYPE_CHECKING, Final
@@ -31,6 +30,7 @@ from icechunk.storage.base import (
     Version,
     check_key,
     check_readable,
+    is_ordinary_key,
     object_not_found,
     range_beyond_end,
 )
@@ -47,9 +47,6 @@ _NO_LINKS: Final = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, 
 # On Windows a file that somebody reads at this moment can be neither replaced nor deleted.
 _REPLACE_TRIES: Final = 50 if os.name == "nt" else 1
 _REPLACE_WAIT_SECONDS: Final = 0.01
-
-# Nearly every key; anything else is looked at more closely.
-_ORDINARY_KEY: Final = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*")
 
 _ADVICE: Final = {
     errno.ENOSPC: "the disk is full: free some space, then repeat the operation",
@@ -263,12 +260,12 @@ class Files:
     # ---------------------------------------------------------------- helpers
 
     def _readable_path(self, key: str) -> str:
-        if _ORDINARY_KEY.fullmatch(key) is None:
+        if not is_ordinary_key(key):
             check_readable(key)
         return self._base + key
 
     def _path(self, key: str) -> str:
-        if _ORDINARY_KEY.fullmatch(key) is None:
+        if not is_ordinary_key(key):
             check_key(key)
             if _is_hidden(key.rpartition("/")[2]):
                 raise InvalidInputError(

@@ -8,10 +8,11 @@ a listing being up to date.
 from __future__ import annotations
 
 import copy
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NewType, Self
+from typing import TYPE_CHECKING, Any, Final, NewType, Self
 
 from icechunk._io import loop
 from icechunk.credential_values import S3Credentials
@@ -165,6 +166,10 @@ def range_beyond_end(key: str, place: str, byte_range: ByteRange, size_bytes: in
     )
 
 
+# Nearly every key; anything else is looked at more closely.
+is_ordinary_key: Final = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*").fullmatch
+
+
 def check_key(key: str) -> None:
     """Refuse a key that would not stay below the root or does not name one object.
 
@@ -173,6 +178,8 @@ def check_key(key: str) -> None:
     InvalidInputError
         Kind ``bad-prefix``; an empty part, ``.`` or ``..``, a NUL, or a leading slash.
     """
+    if is_ordinary_key(key):
+        return
     if "\0" in key or any(part in {"", ".", ".."} for part in key.split("/")):
         raise InvalidInputError(f"not a storage key: {key!r}", ErrorKind.BAD_PREFIX)
 

@@ -88,7 +88,7 @@ class StorageConformance:
             assert run(storage.get(f"chunks/N{size}")) == data
             run(storage.put(f"chunks/V{size}", memoryview(data)))
             assert self.drive(storage)(storage.get(f"chunks/V{size}")) == data
-        items = memoryview(bytes(80)).cast("d")
+        items: Any = memoryview(bytes(80)).cast("d")
         run(storage.put("chunks/items", items))
         assert run(storage.get("chunks/items")) == bytes(80)
 
