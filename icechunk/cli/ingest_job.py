@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 from zarr.errors import ContainsArrayError, ContainsGroupError
 
-from icechunk.cli import prepare, raw, render, writing
+from icechunk.cli import joining, prepare, raw, render, writing
 from icechunk.cli.cluster import computing
 from icechunk.cli.exits import CommandError, ExitCode
 from icechunk.cli.repos import branch_tip, is_url, open_repository, storage_at
@@ -58,7 +58,7 @@ def run_ingest(request: IngestRequest, output: Output) -> None:
         _show_plan(request, output, named)
         return
     if not request.commit_each:
-        named = [(_names(request), prepare.combined(named, request.append_dim))]
+        named = [(_names(request), joining.combined(named, request.append_dim))]
     with computing(workers=request.workers, scheduler=request.scheduler) as client:
         repository = _repository(request, output)
         branch_tip(repository, request.branch)
@@ -88,7 +88,7 @@ def _check_places(request: IngestRequest) -> None:
             ExitCode.USAGE,
         )
     if request.append_dim is None and len(request.sources) > 1:
-        prepare.combined([(s, xr.Dataset()) for s in request.sources], None)
+        joining.combined([(s, xr.Dataset()) for s in request.sources], None)
 
 
 def _short(source: str) -> str:
@@ -103,13 +103,17 @@ def _names(request: IngestRequest) -> str:
 
 
 def _opened(source: str, request: IngestRequest, output: Output) -> xr.Dataset:
-    def remark(text: str) -> None:
-        output.say(f"note: {_short(source)}: {text}")
+    remarks: dict[str, list[str]] = {}
+
+    def remark(name: str, text: str) -> None:
+        remarks.setdefault(text, []).append(name)
 
     dataset, zarr_format_3 = open_source(
         source, engine=request.engine, options=request.open_options, decode=request.decode
     )
     cleaned = prepare.cleaned(dataset, zarr_format_3=zarr_format_3, remark=remark)
+    for text, names in remarks.items():
+        output.say(f"note: {_short(source)}: {', '.join(names)}: {text}")
     if not cleaned.variables:
         raise CommandError(f"{source}: there are no variables in it", None, ExitCode.USAGE)
     return cleaned
@@ -128,7 +132,7 @@ def _repository(request: IngestRequest, output: Output) -> Repository:
 
 def _show_plan(request: IngestRequest, output: Output, named: list[tuple[str, xr.Dataset]]) -> None:
     """Plan against what is there, or against nothing; write nothing either way."""
-    dataset = prepare.combined(named, request.append_dim)
+    dataset = joining.combined(named, request.append_dim)
     try:
         storage = storage_at(request.location, list(request.storage_options))
         repository = Repository.open(storage)
@@ -193,16 +197,17 @@ def _planned(request: IngestRequest, session: Session, name: str, dataset: xr.Da
     mode = request.mode or ("a" if request.append_dim else "w-")
     if grows:
         dim = str(request.append_dim)
-        prepare.check_joinable(dataset, name, there, request.location, dim)
-        prepare.check_no_overlap(dataset, there, dim, request.location)
-        dataset = prepare.without_static(dataset, {dim}, known)
+        dataset = joining.with_times_of(there, dataset)
+        joining.check_joinable(dataset, name, there, request.location, dim)
+        joining.check_no_overlap(dataset, there, dim, request.location)
+        dataset = joining.without_static(dataset, {dim}, known)
     elif request.region is not None or mode == "r+":
         mode = "r+"
         region, dataset = _for_region(request, name, dataset, there)
     elif mode == "w-" and (there.variables or there.attrs):
         raise _occupied(request, there)
     else:
-        dataset = prepare.beside(dataset, name, there, request.location)
+        dataset = joining.beside(dataset, name, there, request.location)
         replaced = tuple(known & set(map(str, dataset.variables)))
     exists = grows or region is not None
     dataset = prepare.chunked(dataset, request.chunks, explicit_only=exists)
@@ -256,9 +261,10 @@ def _for_region(
             ExitCode.NOT_FOUND,
         )
     everything: Region = {str(dim): slice(0, None) for dim in dataset.dims}
+    dataset = joining.with_times_of(there, dataset)
     region = raw.find_region(dataset, there, request.region or everything, place)
-    prepare.check_region(dataset, name, there, place, region)
-    return region, prepare.without_static(
+    joining.check_region(dataset, name, there, place, region)
+    return region, joining.without_static(
         dataset.drop_vars(list(dataset.xindexes)), set(region), set(map(str, there.variables))
     )
 

@@ -130,31 +130,42 @@ def commit(data: Mapping[str, Any]) -> RenderableType:
     return Group(facts, message, difference(data["changes"]))
 
 
-_SIGNS: Final = (
-    ("new_groups", "+", "green", "group"),
-    ("new_arrays", "+", "green", "array"),
-    ("updated_groups", "~", "yellow", "group, metadata"),
-    ("updated_arrays", "~", "yellow", "array, metadata"),
+_CHANGES: Final = (
     ("deleted_groups", "-", "red", "group"),
     ("deleted_arrays", "-", "red", "array"),
+    ("new_groups", "+", "green", "group"),
+    ("new_arrays", "+", "green", "array"),
+    ("updated_groups", "~", "yellow", "group metadata"),
+    ("updated_arrays", "~", "yellow", "array metadata"),
 )
 
 
 def difference(data: Mapping[str, Any]) -> RenderableType:
-    """Return what changed: nodes with a sign, chunks as ranges."""
+    """Return what changed: one row for each node with a sign, what it is, and its chunks."""
+    signs: dict[str, tuple[str, str]] = {}
+    notes: dict[str, list[str]] = {}
+    for key, sign, style, what in _CHANGES:
+        for path in data[key]:
+            before = signs.get(path)
+            if before is None:
+                signs[path], notes[path] = (sign, style), [what]
+            elif before[0] == "-":
+                signs[path], notes[path] = (sign, style), [f"{what}, replaced"]
+    for path, chunks in data["updated_chunks"].items():
+        signs.setdefault(path, ("~", "yellow"))
+        text = f"{count_text(chunks['count'], 'chunk')} {_chunk_ranges(chunks)}"
+        notes.setdefault(path, []).append(text)
     rows = Table.grid(padding=(0, 2))
     rows.add_column(width=1)
     rows.add_column(overflow="fold")
     rows.add_column(style=QUIET, overflow="fold")
-    for key, sign, style, what in _SIGNS:
-        for path in data[key]:
-            rows.add_row(Text(sign, style=style), Text(clean(path), style=NAME), what)
+    for path in sorted(signs):
+        sign, style = signs[path]
+        name = Text(clean(path), style=NAME)
+        rows.add_row(Text(sign, style=style), name, Text(", ".join(notes[path])))
     for move in data["moved_nodes"]:
         both = Text(f"{clean(move['from'])} -> {clean(move['to'])}", style=NAME)
         rows.add_row(Text(">", style="blue"), both, "moved")
-    for path, chunks in data["updated_chunks"].items():
-        changed = Text(count_text(chunks["count"], "chunk") + "  " + _chunk_ranges(chunks))
-        rows.add_row(Text("~", style="yellow"), Text(clean(path), style=NAME), changed)
     return rows if rows.row_count else Text("no difference", style=QUIET)
 
 

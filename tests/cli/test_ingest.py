@@ -109,7 +109,9 @@ def test_a_group_that_is_there(cli: Cli, files: list[str]) -> None:
     cli("ingest", files[1], "repo", "--mode", "w")
     xr.testing.assert_identical(stored(cli.directory / "repo"), all_of(cli, files[1]))
     cli("ingest", files[2], "repo", "--group", "other/place")
-    xr.testing.assert_identical(stored(cli.directory / "repo", "other/place"), all_of(cli, files[2]))
+    xr.testing.assert_identical(
+        stored(cli.directory / "repo", "other/place"), all_of(cli, files[2])
+    )
     xr.testing.assert_identical(stored(cli.directory / "repo"), all_of(cli, files[1]))
 
 
@@ -235,6 +237,30 @@ def test_decode_joins_what_is_packed_differently(cli: Cli) -> None:
     there = stored(cli.directory / "repo", mask_and_scale=True, decode_times=True)
     assert there.p.values.tolist() == [3.0, 3.5, 4.0, 3.75, 4.0, 4.25]
     assert str(there.time.values[5])[:10] == "2000-01-06"
+
+
+def test_times_that_count_from_other_moments(cli: Cli) -> None:
+    """The packed values stay; the times are the same times, counted like the first file's."""
+    first = packed(0, 3)
+    save(first, cli.directory / "a.nc")
+    for name, start in (("b.nc", 3), ("c.nc", 5)):
+        later = packed(start, start + 2)
+        later["time"] = ("time", np.arange(2), {"units": f"days since 2000-01-0{start + 1}"})
+        save(later, cli.directory / name)
+    cli("ingest", "a.nc", "b.nc", "repo", "--append-dim", "time")
+    cli("ingest", "c.nc", "repo", "--append-dim", "time")
+    there = stored(cli.directory / "repo")
+    assert there.time.values.tolist() == list(range(7))
+    assert there.time.attrs["units"] == "days since 2000-01-01"
+    assert there.p.values.tolist() == list(range(7))
+    assert there.p.dtype == np.int16
+    assert cli("ingest", "c.nc", "repo", "--append-dim", "time", code=4).err.count("time") >= 1
+    cli("ingest", "c.nc", "repo", "--region", "time=auto")
+    half = packed(7, 8)
+    half["time"] = ("time", np.array([180]), {"units": "hours since 2000-01-01"})
+    save(half, cli.directory / "half.nc")
+    result = cli("ingest", "half.nc", "repo", "--append-dim", "time", code=4)
+    assert "time: units is hours since 2000-01-01" in result.err
 
 
 def test_what_does_not_grow_must_be_equal(cli: Cli, files: list[str]) -> None:

@@ -61,7 +61,7 @@ def test_show(cli: Cli, repo: Repo) -> None:
     assert data["changes"]["updated_chunks"]["/t"] == {"count": 1, "ranges": [[[2, 3], [0, 1]]]}
     assert data["manifests"]["chunk_references"] == 6
     shown = cli("show", "repo", "v1").out
-    for text in (repo.first, "Ada", "with details", "+  /t", "array"):
+    for text in (repo.first, "Ada", "with details", "+  /t", "array, 2 chunks [0:2, 0]"):
         assert text in shown
     assert "none: the first" in cli("show", "repo", "main~2").out
 
@@ -77,7 +77,7 @@ def test_diff(cli: Cli, repo: Repo) -> None:
     full = cli("diff", "repo", "v1", "fix", "--json", "--chunks").data
     assert full["updated_chunks"]["/t"]["coordinates"] == [[0, 0], [2, 0]]
     shown = cli("diff", "repo", "v1", "fix").out
-    assert "2 chunks  [0, 0] [2, 0]" in shown
+    assert "2 chunks [0, 0] [2, 0]" in shown
     assert "/forecast/u" in shown
 
 
