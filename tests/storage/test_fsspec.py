@@ -25,12 +25,16 @@ if TYPE_CHECKING:
 
 
 class TestFsspecMemory(StorageConformance):
+    many = 60
+
     @pytest.fixture
     def storage(self) -> Storage:
         return fsspec_storage(f"memory://{uuid.uuid4()}", single_writer=True)
 
 
 class TestFsspecLocal(StorageConformance):
+    many = 60
+
     @pytest.fixture
     def storage(self, tmp_path: Path) -> Storage:
         return fsspec_storage(f"file://{tmp_path}/root", single_writer=True)

@@ -52,6 +52,8 @@ class TestLocal(StorageConformance):
 class TestLocalWithoutLinks(TestLocal):
     """As on FAT, where there are no hard links."""
 
+    many = 60
+
     @pytest.fixture(autouse=True)
     def no_links(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def link(*_: object) -> None:
