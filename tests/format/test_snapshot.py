@@ -128,6 +128,22 @@ def test_unchanged_nodes_are_copied_and_nothing_is_left_behind() -> None:
     assert len(parse_file(encode_snapshot(few), FileType.SNAPSHOT, key=KEY).body) < 1000
 
 
+def test_many_dimension_names_and_many_edits_between_two_writes() -> None:
+    nodes = {f"/{i:02d}": array(f"/{i:02d}", dimension_names=(f"name {i}",)) for i in range(30)}
+    table = again(snapshot(*nodes.values())).nodes
+    for i in range(20):
+        node = array(f"/{i:02d}", dimension_names=(f"other {i % 3}",), shape=(_dimension(i),))
+        nodes[node.path] = node
+        table = table.edited([node], [])
+    table = again(snapshot(nodes=table)).nodes
+    assert list(table) == list(nodes.values())
+    assert list(again(snapshot(nodes=table)).nodes) == list(nodes.values())
+
+
+def _dimension(chunks: int) -> DimensionShape:
+    return DimensionShape(array_length=10, num_chunks=chunks)
+
+
 # -- lookups --------------------------------------------------------------------------------------
 
 
@@ -403,6 +419,18 @@ def test_damage_is_named(slots: dict[str, Any], message: str) -> None:
         (
             {"slot_3": writer.u8(1), "slot_4": writer.Table({0: packed_shape()})},
             r"ArrayNodeData\.manifests: required",
+        ),
+        (
+            {
+                "slot_3": writer.u8(1),
+                "slot_4": writer.Table(
+                    {
+                        0: packed_shape(),
+                        2: writer.Tables([{0: writer.struct(b"manifest-id.")}]),
+                    }
+                ),
+            },
+            r"ManifestRef\.extents: required",
         ),
     ],
 )

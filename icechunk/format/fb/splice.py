@@ -23,7 +23,7 @@ import numpy as np
 from icechunk.errors import FormatError
 from icechunk.format.fb import writer
 from icechunk.format.fb.reader import Buffer, TableVector
-from icechunk.format.fb.schema import Items, Many, Number, Walk, field_places, unknown_kind
+from icechunk.format.fb.schema import Items, Many, Number, Walk, field_places
 from icechunk.format.fb.table import Table
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ _READS_BEFORE_CHECK: Final = 64
 
 
 def copy_fields(table: Table, schema: Schema, explicit: Sequence[int] = ()) -> Fields:
-    """Return the known fields of a table, to be written again.
+    """Return the known fields of a table that was walked through, to be written again.
 
     Parameters
     ----------
@@ -86,8 +86,6 @@ def copy_fields(table: Table, schema: Schema, explicit: Sequence[int] = ()) -> F
         else:
             slot_name = f"{kind.name}_type"
             tag = 0 if kind.tag_slot is None else table.number(kind.tag_slot, slot_name, _U8)
-            if tag not in kind.kinds:
-                raise unknown_kind(table.buffer, f"{table.name}.{kind.name}", tag)
             child = table.table(slot, kind.name, kind.kinds[tag].name)
             fields[slot] = writer.Table(copy_fields(child, kind.kinds[tag]))
     return fields
