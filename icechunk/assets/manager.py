@@ -141,11 +141,9 @@ class AssetManager:
     async def replace_repo(self, info: RepoInfo, version: Version) -> Version:
         """Write the next repo object; raises `LostRaceError` when it changed meanwhile."""
         data = encode_repo_info(info, level=self.config.compression_level)
-        stored = await self.storage.put_if_unchanged(
+        return await self.storage.put_if_unchanged(
             REPO_KEY, data, version, metadata=self._metadata(FileType.REPO)
         )
-        self._seen_repo = (data, info)
-        return stored
 
     async def back_up_repo(self, name: str, data: bytes) -> None:
         """Keep the bytes of a repo object that is about to be replaced."""

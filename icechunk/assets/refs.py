@@ -8,18 +8,19 @@ somebody else was faster.
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from dataclasses import dataclass, replace
+from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from icechunk.errors import ConflictError, ErrorKind, ReadOnlyError
 from icechunk.format.repo_info import RepoAvailability, RepoInfo, Update, UpdateKind
 from icechunk.ids import id_text, new_object_id
 from icechunk.storage.base import LostRaceError, UnknownOutcomeError
+from icechunk.storage.retry import Backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from icechunk.assets.manager import AssetManager
     from icechunk.storage.base import Version
@@ -96,19 +97,22 @@ async def update_repo(
         Whatever ``change`` raises.
     """
     retries = assets.config.repo_update_retries
-    for attempt in range(max(1, retries.max_tries)):
-        state = known if known is not None and attempt == 0 else await read_state(assets)
-        written = await _attempt(assets, state, change, status_change=status_change)
+    backups: list[str] = []
+    for pause in pauses(
+        retries.max_tries,
+        _IMMEDIATE_TRIES,
+        retries.initial_backoff_ms / 1000,
+        retries.max_backoff_ms / 1000,
+    ):
+        if pause:
+            await asyncio.sleep(pause)
+        first = not backups
+        state = known if first and known is not None else await read_state(assets)
+        if not first and _landed(state.info, backups):
+            return state.info
+        written = await _attempt(assets, state, change, backups, status_change=status_change)
         if written is not None:
             return written
-        if attempt >= _IMMEDIATE_TRIES:
-            await asyncio.sleep(
-                backoff_seconds(
-                    attempt - _IMMEDIATE_TRIES,
-                    retries.initial_backoff_ms / 1000,
-                    retries.max_backoff_ms / 1000,
-                )
-            )
     raise ConflictError(
         None,
         None,
@@ -118,15 +122,35 @@ async def update_repo(
     )
 
 
-def backoff_seconds(attempt: int, initial: float, longest: float) -> float:
-    """Return how long to wait before a retry: exponential, bounded, with full jitter."""
-    return random.uniform(0, min(longest, initial * 2 ** min(attempt, 30)))  # noqa: S311
+def pauses(
+    tries: int, immediate: int, initial_seconds: float, longest_seconds: float
+) -> Iterator[float]:
+    """Yield how long to wait before each attempt: not for the first few, then longer and longer."""
+    backoff = Backoff(
+        max_tries=max(1, tries - immediate + 1),
+        initial_seconds=initial_seconds,
+        max_seconds=longest_seconds,
+    )
+    return islice(chain(repeat(0.0, immediate), backoff.delays()), max(1, tries))
+
+
+def _landed(info: RepoInfo, backups: list[str]) -> bool:
+    """Say whether one of our attempts took place although its reply was lost.
+
+    The name of its backup is random, and only the state that it wrote points there.
+    """
+    return any(update.backup_path in backups for update in info.updates)
 
 
 async def _attempt(
-    assets: AssetManager, state: RepoState, change: Change, *, status_change: bool
+    assets: AssetManager,
+    state: RepoState,
+    change: Change,
+    backups: list[str],
+    *,
+    status_change: bool,
 ) -> RepoInfo | None:
-    """Write the changed state; None when the race was lost."""
+    """Write the changed state; None when the race was lost, or the outcome is not known."""
     if state.info.status.availability is not RepoAvailability.ONLINE and not status_change:
         reason = state.info.status.reason
         raise ReadOnlyError(
@@ -139,19 +163,12 @@ async def _attempt(
     backup = backup_name()
     page = assets.config.num_updates_per_repo_info_file
     updated = with_update(changed, kind, backup, page)
+    backups.append(backup)
     await assets.back_up_repo(backup, state.data)
     try:
         await assets.replace_repo(updated, state.version)
-    except LostRaceError:
+    except (LostRaceError, UnknownOutcomeError):
         return None
-    except UnknownOutcomeError:
-        present = await read_state(assets)
-        mine = updated.updates.latest
-        landed = any(
-            (u.kind, u.updated_at_us) == (mine.kind, mine.updated_at_us)
-            for u in present.info.updates
-        )
-        return updated if landed else None
     return updated
 
 
