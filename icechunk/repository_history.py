@@ -71,7 +71,7 @@ class RepositoryHistory(RepositoryHistoryTwins):
             Kind ``snapshot-not-found``.
         """
         info = await self._state.info()
-        return SnapshotInfo.of(history.require_snapshot(info, parse_object_id(snapshot_id)))
+        return SnapshotInfo(history.require_snapshot(info, parse_object_id(snapshot_id)))
 
     async def diff_async(
         self,

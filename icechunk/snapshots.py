@@ -5,17 +5,17 @@ Source: Icechunk specification, section "Contents" (of the repo object).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from icechunk.core.diff import Diff
+from icechunk.format.repo_info import SnapshotRecord
 from icechunk.ids import id_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from icechunk.format.repo_info import SnapshotRecord, SnapshotTable
+    from icechunk.format.repo_info import SnapshotTable
     from icechunk.ids import ObjectId
 
 __all__ = ["Diff", "SnapshotHistory", "SnapshotInfo"]
@@ -23,55 +23,96 @@ __all__ = ["Diff", "SnapshotHistory", "SnapshotInfo"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
 class SnapshotInfo:
     """One committed version.
 
+    What it says is read out of the repo object when it is asked for, so a long history costs
+    little until somebody looks at it.
+
     Parameters
     ----------
-    id : str
-        Snapshot id.
-    parent_id : str or None
-        The version before; None for the first.
-    written_at : datetime
-        When it was committed, UTC.
-    message : str
-        Commit message.
-    metadata : dict
-        Commit metadata.
+    record : SnapshotRecord
+        What the repo object holds of the snapshot.
     """
 
-    id: str
-    parent_id: str | None
-    written_at: datetime
-    message: str
-    metadata: dict[str, Any] = field(default_factory=dict)
+    __slots__ = ("_record",)
 
-    @classmethod
-    def of(cls, record: SnapshotRecord) -> SnapshotInfo:
-        """Return what the repo object holds of a snapshot, in public terms."""
-        return cls(
-            id=id_text(record.id),
-            parent_id=None if record.parent_id is None else id_text(record.parent_id),
-            written_at=time_of(record.flushed_at_us),
-            message=record.message,
-            metadata=record.metadata,
-        )
+    def __init__(self, record: SnapshotRecord) -> None:
+        self._record = record
+
+    @property
+    def id(self) -> str:
+        """Snapshot id."""
+        return id_text(self._record.id)
+
+    @property
+    def parent_id(self) -> str | None:
+        """Id of the version before; None for the first."""
+        parent = self._record.parent_id
+        return None if parent is None else id_text(parent)
+
+    @property
+    def written_at(self) -> datetime:
+        """When it was committed, UTC."""
+        return time_of(self._record.flushed_at_us)
+
+    @property
+    def message(self) -> str:
+        """Commit message."""
+        return self._record.message
 
     @property
     def commit_message(self) -> str:
-        """The message; earlier name of ``message``."""
+        """Commit message; earlier name of ``message``."""
         return self.message
 
-    def __str__(self) -> str:
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Commit metadata."""
+        return self._record.metadata
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SnapshotInfo) and self._record == other._record
+
+    def __hash__(self) -> int:
+        return hash(self._record)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        record = self._record
+        parts = (record.id, record.parent_id, record.flushed_at_us, record.message)
+        return _info_from_parts, (*parts, record.metadata, record.pruned_logs)
+
+    def __repr__(self) -> str:
         return (
             "<icechunk.snapshots.SnapshotInfo>\n"
             f"id: {self.id}\n"
             f"parent_id: {self.parent_id}\n"
-            f"written_at: {self.written_at.isoformat()}\n"
+            f"written_at: {self.written_at!r}\n"
             f"message: {self.message}\n"
             f"metadata: {self.metadata}\n"
         )
+
+    __str__ = __repr__
+
+
+def _info_from_parts(
+    snapshot_id: ObjectId,
+    parent_id: ObjectId | None,
+    flushed_at_us: int,
+    message: str,
+    metadata: dict[str, Any],
+    pruned_logs: tuple[ObjectId, ...],
+) -> SnapshotInfo:
+    return SnapshotInfo(
+        SnapshotRecord(
+            id=snapshot_id,
+            parent_id=parent_id,
+            flushed_at_us=flushed_at_us,
+            message=message,
+            metadata=metadata,
+            pruned_logs=pruned_logs,
+        )
+    )
 
 
 def time_of(microseconds: int) -> datetime:
@@ -98,25 +139,25 @@ class SnapshotHistory:
         self._ids = ids
         self._next = 0
 
-    def _info(self, snapshot_id: ObjectId) -> SnapshotInfo:
+    def _record(self, snapshot_id: ObjectId) -> SnapshotRecord:
         record = self._table.get(snapshot_id)
         assert record is not None, "an ancestry consists of registered snapshots"
-        return SnapshotInfo.of(record)
+        return record
 
     def __iter__(self) -> Iterator[SnapshotInfo]:
-        return map(self._info, self._ids)
+        return map(SnapshotInfo, map(self._record, self._ids))
 
     def __next__(self) -> SnapshotInfo:
         if self._next >= len(self._ids):
             raise StopIteration
         self._next += 1
-        return self._info(self._ids[self._next - 1])
+        return SnapshotInfo(self._record(self._ids[self._next - 1]))
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def __getitem__(self, index: int) -> SnapshotInfo:
-        return self._info(self._ids[index])
+        return SnapshotInfo(self._record(self._ids[index]))
 
     def __repr__(self) -> str:
         return f"<ancestry of {len(self)} snapshots, newest first>"

@@ -49,5 +49,6 @@ def storage_for_container(
             access = s3_anonymous_credentials()
         else:
             access = s3_from_env_credentials()
-        return make_storage("s3", options, url.netloc, url.path.strip("/") or None, access)
+        prefix = url.path.strip("/") or None
+        return make_storage("s3", options, url.netloc, prefix, access, legacy_rooted_keys=False)
     return make_storage("fsspec", container.url_prefix)
