@@ -424,8 +424,9 @@ class Checkout:
         """
         self.require_writable()
         node = self.require_array(path)
-        if len(table):
-            check_coordinate(node, tuple(int(c) - 1 for c in table.extent()[:, 1]))
+        if not len(table):
+            return
+        check_coordinate(node, tuple(int(c) - 1 for c in table.extent()[:, 1]))
         with self.lock:
             self.changes.edits(node.id, len(node.shape)).extend(table)
 

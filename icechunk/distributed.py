@@ -17,7 +17,8 @@ from icechunk.core.wire import decode_document, encode_document, pack_table, unp
 from icechunk.errors import ErrorKind, FormatError, InvalidInputError, SessionStateError
 from icechunk.format.chunk_table import ChunkTable, merged
 from icechunk.ids import NodeId, id_text
-from icechunk.session import ForkSession, SessionState
+from icechunk.session import ForkSession
+from icechunk.session_state import SessionState
 from icechunk.store import IcechunkStore
 
 if TYPE_CHECKING:

@@ -30,7 +30,8 @@ from icechunk.persisted_config import from_persisted, to_persisted
 from icechunk.repository_history import RepositoryHistory
 from icechunk.repository_refs import RepositoryRefs
 from icechunk.repository_state import RepositoryState, VirtualAccess, resolve_version
-from icechunk.session import Session, SessionState
+from icechunk.session import Session
+from icechunk.session_state import SessionState
 from icechunk.storage.base import LostRaceError
 from icechunk.transaction import ENGINE_METADATA_KEY
 from icechunk.types import SpecVersion

@@ -5,9 +5,7 @@ Source: Icechunk specification, sections "Session", "Commit", "Rebase" and "Fork
 
 from __future__ import annotations
 
-import uuid
 import warnings
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from icechunk._sync.session import SessionTwins
@@ -23,7 +21,6 @@ from icechunk.core.wire import decode_document, encode_document, pack_changes, u
 from icechunk.errors import (
     ErrorKind,
     FormatError,
-    InvalidInputError,
     SessionStateError,
     UnmergedChangesWarning,
 )
@@ -31,6 +28,8 @@ from icechunk.format.chunk_table import ChunkKind, InlineRef, NativeRef
 from icechunk.format.snapshot import NodeKind
 from icechunk.ids import NodeId, ObjectId, id_text
 from icechunk.paths import user_path
+from icechunk.session_edits import SessionEdits
+from icechunk.session_state import SessionState, checked_message
 from icechunk.store import IcechunkStore
 from icechunk.transaction import (
     CommitRequest,
@@ -50,41 +49,7 @@ if TYPE_CHECKING:
     from icechunk.storage.base import Storage
 
 
-@dataclass(slots=True, eq=False)
-class SessionState:
-    """What a session is made of.
-
-    Parameters
-    ----------
-    checkout : Checkout
-        Base and changes.
-    branch : str or None
-        Branch that commits go to; None for read-only sessions and forks.
-    config : RepositoryConfig
-        As the user sees it.
-    default_metadata : mapping
-        Commit metadata that every commit gets.
-    inherited : ChangeSet
-        In a fork, the changes its parent had; they are read and not sent back.
-    carried : bool
-        In a fork, whether its changes were merged or pickled, so that nothing is lost with it.
-    """
-
-    checkout: Checkout
-    branch: str | None
-    config: RepositoryConfig
-    default_metadata: Mapping[str, Any] = field(default_factory=dict)
-    inherited: ChangeSet = field(default_factory=ChangeSet)
-    carried: bool = False
-    token: str = field(default_factory=lambda: uuid.uuid4().hex)
-
-    @property
-    def assets(self) -> AssetManager:
-        """Files of the repository."""
-        return self.checkout.assets
-
-
-class Session(SessionTwins):
+class Session(SessionTwins, SessionEdits):
     """One version of a repository, to read, or to change and commit.
 
     Made by `Repository.readonly_session` and `Repository.writable_session`, not by calling the
@@ -287,8 +252,9 @@ class Session(SessionTwins):
         ------
         SessionStateError
             Kind ``no-changes-to-commit``.
+            Kind ``commit-not-allowed``; the session is read-only.
         ReadOnlyError
-            Kind ``read-only-session``, or ``read-only-repository``.
+            Kind ``read-only-repository``.
         ConflictError
             Kind ``commit-conflict``; the branch moved. ``expected_parent`` is the session's base
             and ``actual_parent`` the tip. The session keeps its changes.
@@ -308,7 +274,7 @@ class Session(SessionTwins):
         request = CommitRequest(
             branch=branch,
             message=checked_message(message),
-            metadata={**self._state.default_metadata, **(metadata or {})},
+            metadata=self._state.commit_metadata(metadata),
             allow_empty=allow_empty,
             solver=rebase_with,
             max_rebases=rebase_tries,
@@ -337,13 +303,6 @@ class Session(SessionTwins):
         """Forget everything that was not committed."""
         with self.checkout.lock:
             self.checkout.changes = ChangeSet()
-
-    def _require_branch(self) -> str:
-        self.checkout.require_writable()
-        branch = self._state.branch
-        if branch is None:
-            raise SessionStateError("this session is on no branch.", ErrorKind.NOT_ON_BRANCH)
-        return branch
 
     # -- forks --------------------------------------------------------------------------------
 
@@ -468,34 +427,12 @@ class ForkSession(Session):
         """Forget everything this fork changed."""
         super().discard_changes()
 
-    def _require_branch(self) -> str:
+    def _refuse_fork(self) -> None:
         raise SessionStateError(
-            "a fork cannot commit or rebase: merge it into the session it came from, and commit "
-            "that.",
+            "a fork cannot commit, amend, flush or rebase: merge it into the session it came from, "
+            "and commit that.",
             ErrorKind.COMMIT_NOT_ALLOWED,
         )
-
-
-def checked_message(message: str) -> str:
-    """Return a commit message that can be stored.
-
-    Raises
-    ------
-    TypeError
-        It is not text.
-    InvalidInputError
-        Kind ``invalid-commit-configuration``; it cannot be encoded as UTF-8.
-    """
-    if not isinstance(message, str):
-        raise TypeError(f"the commit message must be text, not {type(message).__name__}")
-    try:
-        message.encode("utf-8")
-    except UnicodeEncodeError as e:
-        raise InvalidInputError(
-            f"the commit message cannot be stored as UTF-8: {e}.",
-            ErrorKind.INVALID_COMMIT_CONFIGURATION,
-        ) from e
-    return message
 
 
 def _fork_state(parent: SessionState, snapshot_id: ObjectId, inherited: ChangeSet) -> SessionState:

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from icechunk._io.limits import gather_limited
-from icechunk.assets.refs import RepoState, backoff_seconds, now_us, read_state, update_repo
+from icechunk.assets.refs import RepoState, now_us, pauses, read_state, update_repo
+from icechunk.checkout import SessionMode
 from icechunk.core.commit import (
     array_nodes_to_write,
     effective_changes,
     next_manifest_files,
     next_nodes,
     transaction_log_of,
+    united_log,
 )
 from icechunk.core.conflicts import Comparison, ConflictDetector, ConflictSolver, solve
+from icechunk.core.history import require_snapshot
 from icechunk.core.manifests import plan_manifests, split_of, split_table
 from icechunk.errors import (
     ConflictError,
@@ -31,7 +35,14 @@ from icechunk.errors import (
     StorageError,
 )
 from icechunk.format.manifest import Manifest
-from icechunk.format.repo_info import NewCommit, RepoInfo, SnapshotRecord, UpdateKind
+from icechunk.format.repo_info import (
+    CommitAmended,
+    NewCommit,
+    NewDetachedSnapshot,
+    RepoInfo,
+    SnapshotRecord,
+    UpdateKind,
+)
 from icechunk.format.snapshot import ManifestFiles, ManifestRefs, NodeSnapshot, Snapshot
 from icechunk.ids import NodeId, ObjectId, id_text, new_object_id
 
@@ -56,14 +67,29 @@ ENGINE_METADATA_KEY: Final = "__icechunk"
 """Commit metadata key for facts the engine records (specification section 5)."""
 
 
+class CommitMode(Enum):
+    """Where a new snapshot goes."""
+
+    NEW = "new_commit"
+    """After the session's base, on its branch."""
+
+    AMEND = "amend"
+    """In the place of the session's base, on its branch."""
+
+    DETACHED = "detached"
+    """After the session's base; no branch points at it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitRequest:
     """What a commit was asked to do.
 
     Parameters
     ----------
-    branch : str
-        Branch to move.
+    mode : CommitMode
+        Where the snapshot goes.
+    branch : str or None
+        Branch to move; None for a detached snapshot.
     message : str
         Commit message.
     metadata : mapping
@@ -76,7 +102,8 @@ class CommitRequest:
         How often to rebase before giving up.
     """
 
-    branch: str
+    mode: CommitMode = CommitMode.NEW
+    branch: str | None
     message: str
     metadata: Mapping[str, Any]
     allow_empty: bool = False
@@ -113,7 +140,8 @@ async def commit_changes(checkout: Checkout, request: CommitRequest) -> ObjectId
     Raises
     ------
     SessionStateError
-        Kind ``no-changes-to-commit``.
+        Kind ``no-changes-to-commit``; of an amendment also ``no-amend-for-initial-commit`` and
+        ``rearrange-session-only``.
     ConflictError
         Kind ``commit-conflict``; the branch moved, and there was no solver or no try left. The
         checkout keeps its changes.
@@ -123,6 +151,7 @@ async def commit_changes(checkout: Checkout, request: CommitRequest) -> ObjectId
         Kind ``branch-not-found``; the branch was deleted meanwhile.
     """
     assets = checkout.assets
+    await checkout.ready()
     changed = not effective_changes(checkout.base.nodes, checkout.changes).is_empty()
     if not changed and not request.allow_empty:
         raise SessionStateError(
@@ -131,27 +160,26 @@ async def commit_changes(checkout: Checkout, request: CommitRequest) -> ObjectId
             ErrorKind.NO_CHANGES_TO_COMMIT,
         )
     reuse = _Reuse()
-    rebases = 0
-    while True:
+    solver = request.solver
+    tries = 1 if solver is None else 1 + request.max_rebases
+    waits = pauses(tries, 1 + _REBASES_WITHOUT_WAIT, _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS)
+    conflict: ConflictError | None = None
+    for rebases, pause in enumerate(waits):
+        if rebases and solver is not None and request.branch is not None:
+            await asyncio.sleep(pause)
+            await rebase_changes(checkout, request.branch, solver)
         state = await read_state(assets)
-        tip = require_branch(state.info, request.branch)
-        if tip == checkout.snapshot_id:
-            try:
-                return await _commit_once(checkout, request, state, rebases, reuse)
-            except ConflictError as e:
-                if e.kind != ErrorKind.COMMIT_CONFLICT:
-                    raise
-                conflict = e
-        else:
-            conflict = _moved(checkout.snapshot_id, tip)
-        if request.solver is None or rebases >= request.max_rebases:
-            raise conflict
-        if rebases >= _REBASES_WITHOUT_WAIT:
-            attempt = rebases - _REBASES_WITHOUT_WAIT
-            wait = backoff_seconds(attempt, _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS)
-            await asyncio.sleep(wait)
-        await rebase_changes(checkout, request.branch, request.solver)
-        rebases += 1
+        conflict = _conflict(state.info, request, checkout.snapshot_id)
+        if conflict is not None:
+            continue
+        try:
+            return await _commit_once(checkout, request, state, rebases, reuse)
+        except ConflictError as e:
+            if e.kind != ErrorKind.COMMIT_CONFLICT:
+                raise
+            conflict = e
+    assert conflict is not None, "there is at least one attempt"
+    raise conflict
 
 
 def require_branch(info: RepoInfo, branch: str) -> ObjectId:
@@ -172,15 +200,22 @@ def require_branch(info: RepoInfo, branch: str) -> ObjectId:
     return tip
 
 
-def _moved(expected: ObjectId, actual: ObjectId) -> ConflictError:
-    return ConflictError(id_text(expected), id_text(actual))
+def _conflict(info: RepoInfo, request: CommitRequest, base: ObjectId) -> ConflictError | None:
+    """Return the error of a branch that is not where the session started, None when it is."""
+    if request.branch is None:
+        return None
+    tip = require_branch(info, request.branch)
+    return None if tip == base else ConflictError(id_text(base), id_text(tip))
 
 
 async def _commit_once(
     checkout: Checkout, request: CommitRequest, state: RepoState, rebases: int, reuse: _Reuse
 ) -> ObjectId:
-    """Write the files of a snapshot on the checkout's base, then move the branch to it."""
+    """Write the files of a snapshot on the checkout's base, then make the repo object know it."""
     assets, base = checkout.assets, checkout.base.snapshot
+    replaced = None
+    if request.mode is CommitMode.AMEND:
+        replaced = await _log_to_replace(checkout, state.info)
     with checkout.lock:
         changes = effective_changes(base.nodes, checkout.changes)
     metadata = dict(request.metadata)
@@ -199,36 +234,64 @@ async def _commit_once(
         spec_version=2,
     )
     log = transaction_log_of(snapshot.id, base.nodes, changes)
+    if replaced is not None:
+        log = united_log(replaced, log)
     await gather_limited(2, [assets.write_snapshot(snapshot), assets.write_transaction_log(log)])
 
-    def move_branch(info: RepoInfo) -> tuple[RepoInfo, UpdateKind]:
-        tip = require_branch(info, request.branch)
-        if tip != base.id:
-            raise _moved(base.id, tip)
-        record = record_of(snapshot, base.id)
-        return (
-            replace(
-                info,
-                branches={**info.branches, request.branch: snapshot.id},
-                snapshots=info.snapshots.inserted(record),
-            ),
-            NewCommit(branch=request.branch, new_snap_id=snapshot.id),
-        )
+    def publish(info: RepoInfo) -> tuple[RepoInfo, UpdateKind]:
+        conflict = _conflict(info, request, base.id)
+        if conflict is not None:
+            raise conflict
+        record = _record_of(snapshot, require_snapshot(info, base.id), request.mode)
+        info = replace(info, snapshots=info.snapshots.inserted(record))
+        if request.branch is None:
+            return info, NewDetachedSnapshot(new_snap_id=snapshot.id)
+        kind: UpdateKind = NewCommit(branch=request.branch, new_snap_id=snapshot.id)
+        if request.mode is CommitMode.AMEND:
+            kind = CommitAmended(
+                branch=request.branch, previous_snap_id=base.id, new_snap_id=snapshot.id
+            )
+        return replace(info, branches={**info.branches, request.branch: snapshot.id}), kind
 
-    await update_repo(assets, move_branch, known=state)
+    await update_repo(assets, publish, known=state)
     checkout.committed(snapshot)
     return snapshot.id
 
 
-def record_of(snapshot: Snapshot, parent_id: ObjectId | None) -> SnapshotRecord:
-    """Return what the repo object holds of a snapshot."""
+async def _log_to_replace(checkout: Checkout, info: RepoInfo) -> TransactionLog:
+    """Return the log of the snapshot that an amendment replaces.
+
+    Raises
+    ------
+    SessionStateError
+        Kind ``no-amend-for-initial-commit``, or ``rearrange-session-only``.
+    """
+    base = checkout.snapshot_id
+    if require_snapshot(info, base).parent_id is None:
+        raise SessionStateError(
+            "the initial snapshot cannot be amended: commit instead.",
+            ErrorKind.NO_AMEND_FOR_INITIAL_COMMIT,
+        )
+    log = await checkout.assets.transaction_log(base)
+    if log.moved_nodes and checkout.mode is not SessionMode.REARRANGE:
+        raise SessionStateError(
+            f"snapshot {id_text(base)} moved nodes, so edits cannot amend it. Commit instead, or "
+            "amend it with further moves from repo.rearrange_session(branch).",
+            ErrorKind.REARRANGE_SESSION_ONLY,
+        )
+    return log
+
+
+def _record_of(snapshot: Snapshot, base: SnapshotRecord, mode: CommitMode) -> SnapshotRecord:
+    """Return what the repo object holds of a snapshot made on a base, or in its place."""
+    amended = mode is CommitMode.AMEND
     return SnapshotRecord(
         id=snapshot.id,
-        parent_id=parent_id,
+        parent_id=base.parent_id if amended else base.id,
         flushed_at_us=snapshot.flushed_at_us,
         message=snapshot.message,
         metadata=snapshot.metadata,
-        pruned_logs=(),
+        pruned_logs=base.pruned_logs if amended else (),
     )
 
 

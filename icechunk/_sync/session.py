@@ -78,8 +78,9 @@ class SessionTwins:
         ------
         SessionStateError
             Kind ``no-changes-to-commit``.
+            Kind ``commit-not-allowed``; the session is read-only.
         ReadOnlyError
-            Kind ``read-only-session``, or ``read-only-repository``.
+            Kind ``read-only-repository``.
         ConflictError
             Kind ``commit-conflict``; the branch moved. ``expected_parent`` is the session's base
             and ``actual_parent`` the tip. The session keeps its changes.

@@ -8,14 +8,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from icechunk.format.chunk_table import sorted_unique
 from icechunk.format.snapshot import ManifestFiles, NodeKind
 from icechunk.format.transaction_log import TransactionLog
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from icechunk.core.changes import ChangeSet
     from icechunk.format.snapshot import ManifestRefs, NodeSnapshot, NodeTable
+    from icechunk.format.transaction_log import MoveOperation
     from icechunk.ids import NodeId, ObjectId
 
 
@@ -141,3 +145,42 @@ def transaction_log_of(
         },
         moved_nodes=(),
     )
+
+
+def united_log(older: TransactionLog, newer: TransactionLog) -> TransactionLog:
+    """Return the log of two commits made one, under the id of the newer.
+
+    Source: Icechunk specification, section "Other ways to make snapshots": sets are united, so an
+    id may be both in the new and in the deleted ones; moves are composed node by node.
+    """
+    chunks = dict(older.updated_chunks)
+    for node_id, coords in newer.updated_chunks.items():
+        before = chunks.get(node_id)
+        if before is None or before.shape[1] != coords.shape[1]:
+            chunks[node_id] = coords
+        else:
+            chunks[node_id] = sorted_unique(np.concatenate([before, coords]))
+    return TransactionLog(
+        id=newer.id,
+        new_groups=older.new_groups | newer.new_groups,
+        new_arrays=older.new_arrays | newer.new_arrays,
+        deleted_groups=older.deleted_groups | newer.deleted_groups,
+        deleted_arrays=older.deleted_arrays | newer.deleted_arrays,
+        updated_arrays=older.updated_arrays | newer.updated_arrays,
+        updated_groups=older.updated_groups | newer.updated_groups,
+        updated_chunks=chunks,
+        moved_nodes=composed_moves([*older.moved_nodes, *newer.moved_nodes]),
+    )
+
+
+def composed_moves(moves: Iterable[MoveOperation]) -> tuple[MoveOperation, ...]:
+    """Return one move for each node that ended elsewhere, ordered by the new path.
+
+    The order is component by component: ``/a/x`` comes before ``/a-b``.
+    """
+    composed: dict[NodeId, MoveOperation] = {}
+    for move in moves:
+        first = composed.get(move.node_id, move)
+        composed[move.node_id] = replace(move, from_path=first.from_path)
+    elsewhere = [move for move in composed.values() if move.from_path != move.to_path]
+    return tuple(sorted(elsewhere, key=lambda move: move.to_path.split("/")))

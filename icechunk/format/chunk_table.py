@@ -334,6 +334,16 @@ class ChunkTable:
             last_modified=self.last_modified[rows],
         )
 
+    def relocated(self, coords: AnyArray) -> ChunkTable:
+        """Return the rows at other coordinates; of rows that meet at one, the last stays.
+
+        Parameters
+        ----------
+        coords : ndarray of integers, shape (n, ndim)
+            New coordinate of each row, each >= 0; unit: chunks.
+        """
+        return _sorted(replace(self, coords=_coordinates(coords), _linear=[]))
+
     def without_deleted(self) -> ChunkTable:
         """Return the table without its deletions."""
         present = self.kind != ChunkKind.DELETED

@@ -141,8 +141,8 @@ CASES: dict[str, tuple[Callable[[ic.Repository], Any], type[Exception], str, str
     ),
     "commit through a read-only session": (
         lambda r: r.readonly_session("main").commit("x"),
-        ic.ReadOnlyError,
-        "read-only-session",
+        ic.SessionStateError,
+        "commit-not-allowed",
         "writable_session",
     ),
     "message that is no Unicode": (
@@ -262,8 +262,9 @@ def test_a_committed_session_takes_no_more_writes(path: Path) -> None:
     session.commit("second")
     with pytest.raises(ic.ReadOnlyError):
         array[:2] = 3.0
-    with pytest.raises(ic.ReadOnlyError):
+    with pytest.raises(ic.SessionStateError) as caught:
         session.commit("third", allow_empty=True)
+    assert caught.value.kind == "commit-not-allowed"
     assert np.asarray(array[0, 0]) == 2.0
 
 
