@@ -12,7 +12,7 @@ from icechunk._io.flight import Flight
 from icechunk._io.loop import in_thread
 from icechunk._io.registry import Registry
 from icechunk.assets.cache import WeightedCache
-from icechunk.errors import ErrorKind, RepositoryNotFoundError, StorageError
+from icechunk.errors import ErrorKind, FormatError, RepositoryNotFoundError, StorageError
 from icechunk.format.header import WRITER, FileType
 from icechunk.format.manifest import Manifest, encode_manifest, parse_manifest
 from icechunk.format.repo_info import RepoInfo, encode_repo_info, parse_repo_info
@@ -77,6 +77,8 @@ class AssetManager:
         Where the objects are.
     config : ResolvedConfig
         Effective configuration.
+    spec_version : int
+        Version of the format of the repository, and of the files that are written.
 
     Notes
     -----
@@ -84,9 +86,10 @@ class AssetManager:
     id never change, so what is cached stays right; the mutable `repo` object is never cached.
     """
 
-    def __init__(self, storage: Storage, config: ResolvedConfig) -> None:
+    def __init__(self, storage: Storage, config: ResolvedConfig, spec_version: int = 2) -> None:
         self.storage = storage
         self.config = config
+        self.spec_version = spec_version
         caching = config.caching
         self._snapshots: WeightedCache[ObjectId, Snapshot] = WeightedCache(
             caching.num_snapshot_nodes, lambda snapshot: len(snapshot.nodes)
@@ -113,8 +116,11 @@ class AssetManager:
         RepositoryNotFoundError
             There is no repository here.
         FormatError
-            The object is damaged or foreign.
+            The object is damaged or foreign; or, kind ``unsupported-spec-version``, the repository
+            is of version 1, which has no such object.
         """
+        if self.spec_version == 1:
+            raise needs_version_2("this")
         try:
             data, version = await self.storage.get_versioned(REPO_KEY)
         except StorageError as e:
@@ -186,12 +192,15 @@ class AssetManager:
 
     async def write_manifest(self, manifest: Manifest) -> int:
         """Write a manifest under its id; return the size of the file in bytes."""
+        # Packed locations came with version 2.
+        packing = self.config.location_compression if self.spec_version > 1 else None
 
         def encode() -> bytes:
             return encode_manifest(
                 manifest,
                 level=self.config.compression_level,
-                location_compression=self.config.location_compression,
+                location_compression=packing,
+                spec_version=self.spec_version,
             )
 
         references = sum(len(table) for _, table in manifest.arrays)
@@ -203,7 +212,9 @@ class AssetManager:
 
     async def write_transaction_log(self, log: TransactionLog) -> None:
         """Write the log of a snapshot."""
-        data = encode_transaction_log(log, level=self.config.compression_level)
+        data = encode_transaction_log(
+            log, level=self.config.compression_level, spec_version=self.spec_version
+        )
         await self._put(FileType.TRANSACTION_LOG, transaction_log_key(log.id), data)
         self._logs.put(log.id, log)
 
@@ -227,7 +238,7 @@ class AssetManager:
         if not self.config.storage.unsafe_use_metadata:
             return None
         return {
-            "icspecver": "2",
+            "icspecver": str(self.spec_version),
             "icclient": WRITER,
             "icfiletype": _FILE_TYPE_NAMES[file_type],
             "iccompalg": "zstd",
@@ -257,16 +268,27 @@ class AssetManager:
         return parse() if len(data) <= _DECODE_INLINE_BYTES else await in_thread(parse)
 
 
+def needs_version_2(what: str) -> FormatError:
+    """Return the error of something that version 1 of the format does not have."""
+    return FormatError(
+        f"{what} needs format version 2, and this repository is of version 1. Upgrade it with "
+        "icechunk.upgrade_icechunk_repository(repo, dry_run=False).",
+        ErrorKind.UNSUPPORTED_SPEC_VERSION,
+    )
+
+
 _shared: Final[Registry[bytes, AssetManager]] = Registry(kept=8)
 
 
-def shared_manager(storage: Storage, config: RepositoryConfig) -> AssetManager:
+def shared_manager(
+    storage: Storage, config: RepositoryConfig, spec_version: int = 2
+) -> AssetManager:
     """Return this process's manager of a repository that came in from another process.
 
     All sessions that travelled here for the same storage and configuration share one client and
     one cache.
     """
     return _shared.get(
-        pickle.dumps((storage, config)),
-        lambda: AssetManager(storage, config.resolved(storage.default_settings())),
+        pickle.dumps((storage, config, spec_version)),
+        lambda: AssetManager(storage, config.resolved(storage.default_settings()), spec_version),
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from icechunk.assets.manager import REPO_KEY
 from icechunk.errors import ConflictError, ErrorKind, ReadOnlyError
 from icechunk.format.repo_info import RepoAvailability, RepoInfo, Update, UpdateKind
 from icechunk.ids import id_text, new_object_id
@@ -172,9 +173,9 @@ async def _attempt(
     return updated
 
 
-def backup_name() -> str:
-    """Return a fresh name under ``overwritten/`` (specification 8.1)."""
-    return f"repo.{_END_OF_TIME_MS - now_us() // 1000:014d}.{id_text(new_object_id())}"
+def backup_name(key: str = REPO_KEY) -> str:
+    """Return a fresh name under ``overwritten/`` for a mutable object (specification 8.1)."""
+    return f"{key}.{_END_OF_TIME_MS - now_us() // 1000:014d}.{id_text(new_object_id())}"
 
 
 def with_update(info: RepoInfo, kind: UpdateKind, backup: str, page: int) -> RepoInfo:

@@ -23,6 +23,9 @@ from icechunk.format.repo_info import (
     BranchCreated,
     BranchDeleted,
     BranchReset,
+    CommitAmended,
+    NewCommit,
+    NewDetachedSnapshot,
     RepoInfo,
     SnapshotRecord,
     TagCreated,
@@ -31,9 +34,10 @@ from icechunk.format.repo_info import (
 from icechunk.ids import ObjectId, id_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from icechunk.format.repo_info import UpdateKind
+    from icechunk.format.snapshot import Snapshot
 
     Change = Callable[[RepoInfo], tuple[RepoInfo, UpdateKind]]
 
@@ -66,14 +70,18 @@ def target_of_tag(info: RepoInfo, tag: str) -> ObjectId:
 def _ref(refs: Mapping[str, ObjectId], name: str, what: str) -> ObjectId:
     found = refs.get(name)
     if found is None:
-        names = sorted(refs)
-        there = ", ".join(map(repr, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
-        raise RefNotFoundError(
-            f"no {what} {name!r}. There {'are' if names else 'is no ' + what} {there}".rstrip()
-            + ".",
-            ErrorKind.REF_NOT_FOUND,
-        )
+        raise no_such_ref(refs, name, what)
     return found
+
+
+def no_such_ref(there: Iterable[str], name: str, what: str) -> RefNotFoundError:
+    """Return the error of a branch or tag that does not exist; it lists those that do."""
+    names = sorted(there)
+    shown = ", ".join(map(repr, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
+    return RefNotFoundError(
+        f"no {what} {name!r}. There {'are' if names else 'is no ' + what} {shown}".rstrip() + ".",
+        ErrorKind.REF_NOT_FOUND,
+    )
 
 
 def require_snapshot(info: RepoInfo, snapshot_id: ObjectId) -> SnapshotRecord:
@@ -92,6 +100,95 @@ def require_snapshot(info: RepoInfo, snapshot_id: ObjectId) -> SnapshotRecord:
             ErrorKind.SNAPSHOT_NOT_FOUND,
         )
     return record
+
+
+def require_branch(info: RepoInfo, branch: str) -> ObjectId:
+    """Return the tip of a branch a session is on.
+
+    Raises
+    ------
+    RefNotFoundError
+        Kind ``branch-not-found``.
+    """
+    tip = info.branches.get(branch)
+    if tip is None:
+        raise RefNotFoundError(
+            f"branch {branch!r} was deleted since the session was opened. Create it again at the "
+            "session's snapshot to commit there.",
+            ErrorKind.BRANCH_NOT_FOUND,
+        )
+    return tip
+
+
+def moved(expected: ObjectId | None, actual: ObjectId | None) -> ConflictError:
+    """Return the error of a commit to a branch that moved; None is no snapshot."""
+    return ConflictError(
+        None if expected is None else id_text(expected), None if actual is None else id_text(actual)
+    )
+
+
+def record_of(
+    snapshot: Snapshot, parent_id: ObjectId | None, pruned_logs: Sequence[ObjectId] = ()
+) -> SnapshotRecord:
+    """Return what a repository's history holds of a snapshot."""
+    return SnapshotRecord(
+        id=snapshot.id,
+        parent_id=parent_id,
+        flushed_at_us=snapshot.flushed_at_us,
+        message=snapshot.message,
+        metadata=snapshot.metadata,
+        pruned_logs=pruned_logs,
+    )
+
+
+def advance_branch(branch: str, snapshot: Snapshot, base: ObjectId) -> Change:
+    """Plan to make a new snapshot the tip of a branch that is at ``base``."""
+
+    def change(info: RepoInfo) -> tuple[RepoInfo, UpdateKind]:
+        _require_at(info, branch, base)
+        return (
+            _with_tip(info, branch, record_of(snapshot, base)),
+            NewCommit(branch=branch, new_snap_id=snapshot.id),
+        )
+
+    return change
+
+
+def amend_branch(branch: str, snapshot: Snapshot, base: ObjectId) -> Change:
+    """Plan to put a new snapshot in the place of ``base``, the tip of a branch."""
+
+    def change(info: RepoInfo) -> tuple[RepoInfo, UpdateKind]:
+        _require_at(info, branch, base)
+        replaced = require_snapshot(info, base)
+        record = record_of(snapshot, replaced.parent_id, replaced.pruned_logs)
+        return (
+            _with_tip(info, branch, record),
+            CommitAmended(branch=branch, previous_snap_id=base, new_snap_id=snapshot.id),
+        )
+
+    return change
+
+
+def register_snapshot(snapshot: Snapshot, base: ObjectId) -> Change:
+    """Plan a new snapshot after ``base`` that no branch points at."""
+
+    def change(info: RepoInfo) -> tuple[RepoInfo, UpdateKind]:
+        require_snapshot(info, base)
+        snapshots = info.snapshots.inserted(record_of(snapshot, base))
+        return replace(info, snapshots=snapshots), NewDetachedSnapshot(new_snap_id=snapshot.id)
+
+    return change
+
+
+def _require_at(info: RepoInfo, branch: str, base: ObjectId) -> None:
+    tip = require_branch(info, branch)
+    if tip != base:
+        raise moved(base, tip)
+
+
+def _with_tip(info: RepoInfo, branch: str, record: SnapshotRecord) -> RepoInfo:
+    branches = {**info.branches, branch: record.id}
+    return replace(info, branches=branches, snapshots=info.snapshots.inserted(record))
 
 
 def check_ref_name(name: str, what: str) -> None:
@@ -130,10 +227,15 @@ def create_branch(branch: str, snapshot_id: ObjectId) -> Change:
     return change
 
 
-def delete_branch(branch: str) -> Change:
-    """Plan the end of a branch; its snapshots stay until they are collected."""
+def refuse_main(branch: str) -> None:
+    """Refuse to delete ``main``; raises `SessionStateError`, kind ``cannot-delete-main``."""
     if branch == MAIN:
         raise SessionStateError("branch 'main' cannot be deleted.", ErrorKind.CANNOT_DELETE_MAIN)
+
+
+def delete_branch(branch: str) -> Change:
+    """Plan the end of a branch; its snapshots stay until they are collected."""
+    refuse_main(branch)
 
     def change(info: RepoInfo) -> tuple[RepoInfo, UpdateKind]:
         tip = tip_of_branch(info, branch)
@@ -146,19 +248,24 @@ def delete_branch(branch: str) -> Change:
     return change
 
 
+def not_reset(branch: str, expected: ObjectId, tip: ObjectId) -> ConflictError:
+    """Return the error of a branch that is not where a reset expected it."""
+    return ConflictError(
+        id_text(expected),
+        id_text(tip),
+        f"branch {branch!r} was not reset: it is at {id_text(tip)}, not at {id_text(expected)}. "
+        "Look at what was committed there first.",
+        ErrorKind.BRANCH_UPDATE_CONFLICT,
+    )
+
+
 def reset_branch(branch: str, snapshot_id: ObjectId, expected: ObjectId | None) -> Change:
     """Plan to point a branch at another snapshot; ``expected`` is where it must be now."""
 
     def change(info: RepoInfo) -> tuple[RepoInfo, UpdateKind]:
         tip = tip_of_branch(info, branch)
         if expected is not None and tip != expected:
-            raise ConflictError(
-                id_text(expected),
-                id_text(tip),
-                f"branch {branch!r} was not reset: it is at {id_text(tip)}, not at "
-                f"{id_text(expected)}. Look at what was committed there first.",
-                ErrorKind.BRANCH_UPDATE_CONFLICT,
-            )
+            raise not_reset(branch, expected, tip)
         require_snapshot(info, snapshot_id)
         branches = {**info.branches, branch: snapshot_id}
         return (

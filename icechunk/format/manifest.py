@@ -65,6 +65,7 @@ def encode_manifest(
     *,
     level: int = DEFAULT_LEVEL,
     location_compression: LocationCompression | None = None,
+    spec_version: int = 2,
 ) -> bytes:
     """Encode a manifest as a file.
 
@@ -75,7 +76,10 @@ def encode_manifest(
     level : int
         zstd level of the file.
     location_compression : LocationCompression or None
-        When and how to pack the locations of virtual chunks; None leaves them plain.
+        When and how to pack the locations of virtual chunks; None leaves them plain, as version
+        1 requires.
+    spec_version : int
+        Version of the format, 1 or 2; the bodies are the same.
 
     Returns
     -------
@@ -110,7 +114,7 @@ def encode_manifest(
             3: writer.u8(_PLAIN if dictionary is None else _ZSTD, default=_ZSTD),
         }
     )
-    return encode_file(FileType.MANIFEST, body, level=level)
+    return encode_file(FileType.MANIFEST, body, level=level, spec_version=spec_version)
 
 
 def parse_manifest(data: bytes, *, key: str) -> Manifest:

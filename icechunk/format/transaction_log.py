@@ -120,7 +120,9 @@ class TransactionLog:
 # -- writing --------------------------------------------------------------------------------------
 
 
-def encode_transaction_log(log: TransactionLog, *, level: int = DEFAULT_LEVEL) -> bytes:
+def encode_transaction_log(
+    log: TransactionLog, *, level: int = DEFAULT_LEVEL, spec_version: int = 2
+) -> bytes:
     """Encode a transaction log as a file.
 
     Parameters
@@ -129,6 +131,8 @@ def encode_transaction_log(log: TransactionLog, *, level: int = DEFAULT_LEVEL) -
         What to write.
     level : int
         zstd level of the file.
+    spec_version : int
+        Version of the format, 1 or 2; the bodies are the same.
 
     Returns
     -------
@@ -170,7 +174,8 @@ def encode_transaction_log(log: TransactionLog, *, level: int = DEFAULT_LEVEL) -
             for move in moves
         ]
     )
-    return encode_file(FileType.TRANSACTION_LOG, writer.assemble_root(fields), level=level)
+    body = writer.assemble_root(fields)
+    return encode_file(FileType.TRANSACTION_LOG, body, level=level, spec_version=spec_version)
 
 
 def _chunk_indices(coords: U32Array) -> writer.Blobs:

@@ -1,0 +1,177 @@
+"""Refs and snapshot graph in the repo object: version 2 of the format.
+
+Source: Icechunk specification, section "The repo object in v2".
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from icechunk.assets.ref_store import Ancestry, RefStore, StoredConfig
+from icechunk.assets.refs import RepoState, read_state, update_repo
+from icechunk.core import history
+from icechunk.core.changes import ChangeSet
+from icechunk.core.commit import transaction_log_of
+from icechunk.errors import ConflictError, ErrorKind
+from icechunk.format.repo_info import ConfigChanged, RepoInfo, RepoInitialized, UpdateKind
+from icechunk.storage.base import LostRaceError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from icechunk.assets.manager import AssetManager
+    from icechunk.format.repo_info import SnapshotRecord
+    from icechunk.format.snapshot import Snapshot
+    from icechunk.ids import ObjectId
+    from icechunk.storage.base import Version
+
+
+class RepoObject(RefStore):
+    """The repo object as it was read once; questions are answered from that reading.
+
+    Parameters
+    ----------
+    assets : AssetManager
+        Files of the repository.
+    state : RepoState
+        The repo object.
+    """
+
+    def __init__(self, assets: AssetManager, state: RepoState) -> None:
+        super().__init__(assets)
+        self.state = state
+
+    @classmethod
+    async def read(cls, assets: AssetManager) -> RepoObject:
+        """Read the repo object; raises `RepositoryNotFoundError` when there is none."""
+        return cls(assets, await read_state(assets))
+
+    @classmethod
+    async def create(
+        cls, assets: AssetManager, snapshot: Snapshot, config: Mapping[str, Any] | None
+    ) -> None:
+        """Write the first files of a repository.
+
+        Raises
+        ------
+        ConflictError
+            Kind ``repo-info-updated``; somebody else created one at this moment.
+        """
+        await assets.write_snapshot(snapshot)
+        log = transaction_log_of(snapshot.id, snapshot.nodes, ChangeSet())
+        await assets.write_transaction_log(log)
+        info = RepoInfo.initial(
+            history.record_of(snapshot, None),
+            RepoInitialized(),
+            updated_at_us=snapshot.flushed_at_us,
+            config=config,
+        )
+        try:
+            await assets.create_repo(info)
+        except LostRaceError as e:
+            raise ConflictError(
+                None,
+                None,
+                f"somebody else created a repository at {assets.storage.description} at this "
+                "moment. Open it.",
+                ErrorKind.REPO_INFO_UPDATED,
+            ) from e
+
+    # -- looking ------------------------------------------------------------------------------
+
+    async def branches(self) -> set[str]:
+        """Return the names of all branches."""
+        return set(self.state.info.branches)
+
+    async def tags(self) -> set[str]:
+        """Return the names of all tags."""
+        return set(self.state.info.tags)
+
+    async def find_branch(self, branch: str) -> ObjectId | None:
+        """Return the tip of a branch, None when there is none of the name."""
+        return self.state.info.branches.get(branch)
+
+    async def tip_of_branch(self, branch: str) -> ObjectId:
+        """Return the tip of a branch; raises `RefNotFoundError`."""
+        return history.tip_of_branch(self.state.info, branch)
+
+    async def target_of_tag(self, tag: str) -> ObjectId:
+        """Return the snapshot a tag points at; raises `RefNotFoundError`."""
+        return history.target_of_tag(self.state.info, tag)
+
+    async def tip_to_commit_on(self, branch: str, base: ObjectId) -> ObjectId:  # noqa: ARG002 # version 1 reports it
+        """Return the tip of a branch; raises `RefNotFoundError`, kind ``branch-not-found``."""
+        return history.require_branch(self.state.info, branch)
+
+    async def require_snapshot(self, snapshot_id: ObjectId) -> SnapshotRecord:
+        """Return the record of a snapshot; raises `SnapshotNotFoundError`."""
+        return history.require_snapshot(self.state.info, snapshot_id)
+
+    async def record_to_amend(self, base: ObjectId) -> SnapshotRecord:
+        """Return the record of a snapshot that is to be replaced."""
+        return history.require_snapshot(self.state.info, base)
+
+    async def ancestors(self, snapshot_id: ObjectId) -> AsyncIterator[SnapshotRecord]:
+        """Yield the records of a snapshot and all before it, newest first."""
+        for record in self.state.info.snapshots.ancestry(snapshot_id):
+            yield record
+
+    async def ancestry(self, snapshot_id: ObjectId) -> Ancestry:
+        """Return a snapshot and all before it."""
+        snapshots = self.state.info.snapshots
+        return Ancestry(snapshots, list(snapshots.ancestor_ids(snapshot_id)))
+
+    # -- changing -----------------------------------------------------------------------------
+
+    async def create_branch(self, branch: str, snapshot_id: ObjectId) -> None:
+        """Make a branch at a snapshot."""
+        await self._update(history.create_branch(branch, snapshot_id))
+
+    async def delete_branch(self, branch: str) -> None:
+        """Delete a branch."""
+        await self._update(history.delete_branch(branch))
+
+    async def reset_branch(
+        self, branch: str, snapshot_id: ObjectId, expected: ObjectId | None
+    ) -> None:
+        """Point a branch at a snapshot; ``expected`` is where it must be now."""
+        await self._update(history.reset_branch(branch, snapshot_id, expected))
+
+    async def create_tag(self, tag: str, snapshot_id: ObjectId) -> None:
+        """Make a tag at a snapshot."""
+        await self._update(history.create_tag(tag, snapshot_id))
+
+    async def delete_tag(self, tag: str) -> None:
+        """Delete a tag; its name is used up for ever."""
+        await self._update(history.delete_tag(tag))
+
+    async def commit(self, branch: str, snapshot: Snapshot, base: ObjectId) -> None:
+        """Make a written snapshot the tip of a branch that is at ``base``."""
+        await self._update(history.advance_branch(branch, snapshot, base))
+
+    async def amend(self, branch: str, snapshot: Snapshot, base: ObjectId) -> None:
+        """Put a written snapshot in the place of ``base``, the tip of a branch."""
+        await self._update(history.amend_branch(branch, snapshot, base))
+
+    async def register(self, snapshot: Snapshot, base: ObjectId) -> None:
+        """Make a written snapshot known that no branch points at."""
+        await self._update(history.register_snapshot(snapshot, base))
+
+    async def _update(self, change: history.Change) -> None:
+        await update_repo(self.assets, change, known=self.state)
+
+    # -- configuration ------------------------------------------------------------------------
+
+    async def read_config(self) -> StoredConfig:
+        """Return the stored configuration."""
+        return StoredConfig(self.state.info.config)
+
+    async def save_config(self, config: Mapping[str, Any], known: Version | None) -> Version | None:
+        """Store a configuration; the last one to do so wins."""
+
+        def change(info: RepoInfo) -> tuple[RepoInfo, UpdateKind]:
+            return replace(info, config=config), ConfigChanged()
+
+        await self._update(change)
+        return known
