@@ -51,6 +51,8 @@ LAYERS = {
     "icechunk.virtual_references": 6,
     "icechunk.conflicts": 7,
     "icechunk.session": 7,
+    "icechunk.session_edits": 7,
+    "icechunk.session_state": 7,
     "icechunk.snapshots": 7,
     "icechunk.transaction": 7,
     "icechunk.ops": 8,
