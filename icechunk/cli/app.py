@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-_NOTHING_COMMITTED: Final = "Nothing was committed."
 # Usage errors and clean exits are typer's own business: it shows them with the usage line. Their
 # base class has no public name of its own.
 _TYPERS_OWN: Final[tuple[Any, ...]] = (typer.Exit, typer.Abort, *typer.BadParameter.__bases__)
@@ -94,8 +93,8 @@ def _report(failure: Failure) -> None:
 def _report_interrupt(error: KeyboardInterrupt) -> ExitCode:
     # A second Ctrl-C while the message is written must not bring a traceback after all.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    what = str(error) or _NOTHING_COMMITTED
-    _report(Failure(message=f"interrupted. {what}", hint=None, code=ExitCode.INTERRUPTED))
+    message = f"interrupted. {error}" if error.args else "interrupted"
+    _report(Failure(message=message, hint=None, code=ExitCode.INTERRUPTED))
     signal.signal(signal.SIGINT, before)
     return ExitCode.INTERRUPTED
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -65,18 +67,36 @@ def _connected(address: str) -> Iterator[Any]:
 @contextmanager
 def _started(workers: int) -> Iterator[Any]:
     threads = max(1, (os.cpu_count() or 1) // workers)
-    with (
-        # Workers must not outlive an interrupted command, nor fill its screen with their logs.
-        dask.config.set({"distributed.worker.daemon": True}),
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=threads,
-            processes=True,
-            # No dashboard. Without an address it would still want port 8787, and warn about it.
-            dashboard_address=":0",
-            scheduler_kwargs={"dashboard": False},
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
+    # Workers must not outlive an interrupted command, nor fill its screen with their logs.
+    with dask.config.set({"distributed.worker.daemon": True}):
+        with _interrupts_held_back():
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=threads,
+                processes=True,
+                # No dashboard. Without an address it would still want port 8787, and warn about it.
+                dashboard_address=":0",
+                scheduler_kwargs={"dashboard": False},
+                silence_logs=logging.CRITICAL,
+            )
+        with cluster, Client(cluster) as client:
+            yield client
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Let Ctrl-C reach this process after the block, and the processes started in it never.
+
+    A terminal sends it to all of them, and each worker would show a traceback of its own. Blocked
+    signals are inherited by the threads and processes started here, and by those they start.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # Otherwise the first process to be started starts it, and that unblocks the signal again.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -60,7 +60,7 @@ class Output:
     def show(self, data: Any, rendered: RenderableType) -> None:
         """Print the data as JSON, or rendered for people."""
         if self.as_json:
-            self.out.file.write(to_json(data) + "\n")
+            self.out.file.write(to_json(data, ascii_only=self.out.options.ascii_only) + "\n")
         else:
             self.out.print(rendered)
 
@@ -80,9 +80,9 @@ class Output:
             self.say(Text.assemble(("hint: ", "cyan"), failure.hint))
 
 
-def to_json(data: Any) -> str:
+def to_json(data: Any, *, ascii_only: bool = False) -> str:
     """Return strict JSON; what JSON cannot hold becomes text."""
-    return json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False)
+    return json.dumps(_plain(data), indent=2, ensure_ascii=ascii_only, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

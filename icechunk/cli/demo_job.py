@@ -52,19 +52,23 @@ def run_demo(request: DemoRequest, output: Output) -> None:
     archive = plan_archive(request.size_bytes)
     narrator = _Narrator(output)
     narrator.introduce(archive)
-    with computing(workers=request.workers, scheduler=request.scheduler) as client:
+    with (
+        writing.telling_the_truth(request.location, "main") as watch,
+        computing(workers=request.workers, scheduler=request.scheduler) as client,
+    ):
         repository = Repository.create(storage)
-        with writing.telling_the_truth(repository, "main", request.location):
-            first = _write_period(narrator, client, repository, archive, 0, archive.first)
-            second = _write_period(
-                narrator, client, repository, archive, archive.first, archive.steps
-            )
+        watch.begin(repository)
+        halves = ((0, archive.first), (archive.first, archive.steps))
+        commits = [
+            _write_period(narrator, client, repository, archive, start, stop)
+            for start, stop in halves
+        ]
         narrator.history(repository)
         # Nothing of the writing session is left: a new process would read the same way.
         values = _verify(narrator, client, Repository.open(storage), archive)
     data = {
         "repository": request.location,
-        "commits": [first, second],
+        "commits": commits,
         "size_bytes": archive.size_bytes,
         "verified_values": values,
         "seconds": round(time.monotonic() - began, 3),

@@ -190,6 +190,9 @@ def _of_others(error: BaseException) -> Failure:
         case MemoryError():
             hint = "Use smaller chunks (--chunks), or fewer workers."
             return Failure(message="out of memory", hint=hint, code=code)
+        case _ if type(error).__name__ == "KilledWorker":  # dask's; not imported for its name
+            hint = "Workers that die mostly lack memory: smaller --chunks, or fewer --workers."
+            return Failure(message=f"a dask worker died: {error}", hint=hint, code=code)
         case ImportError():
             return Failure(message=str(error), hint=None, code=code)
         case _:

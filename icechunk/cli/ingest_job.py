@@ -53,19 +53,10 @@ def run_ingest(request: IngestRequest, output: Output) -> None:
     """
     began = time.monotonic()
     _check_places(request)
-    named = [(_short(source), _opened(source, request, output)) for source in request.sources]
-    if request.plan_only:
-        _show_plan(request, output, named)
+    with writing.telling_the_truth(request.location, request.branch) as watch:
+        commits = _ingest(request, output, watch)
+    if commits is None:
         return
-    if not request.commit_each:
-        named = [(_names(request), joining.combined(named, request.append_dim))]
-    with computing(workers=request.workers, scheduler=request.scheduler) as client:
-        repository = _repository(request, output)
-        branch_tip(repository, request.branch)
-        commits = []
-        with writing.telling_the_truth(repository, request.branch, request.location):
-            for name, dataset in named:
-                commits.append(_ingest_one(request, output, client, repository, name, dataset))
     seconds = round(time.monotonic() - began, 3)
     data = {
         "repository": request.location,
@@ -78,6 +69,26 @@ def run_ingest(request: IngestRequest, output: Output) -> None:
     for commit in commits:
         output.done(f"committed {commit['id']} to {request.branch}: {commit['message']}")
     output.say(f"  {request.location}, {seconds_text(seconds)}")
+
+
+def _ingest(
+    request: IngestRequest, output: Output, watch: writing.Watch
+) -> list[dict[str, Any]] | None:
+    """Open, plan, and unless only that was asked for, write; return the commits."""
+    named = [(_short(source), _opened(source, request, output)) for source in request.sources]
+    if request.plan_only:
+        _show_plan(request, output, named)
+        return None
+    if not request.commit_each:
+        named = [(_names(request), joining.combined(named, request.append_dim))]
+    with computing(workers=request.workers, scheduler=request.scheduler) as client:
+        repository = _repository(request, output)
+        branch_tip(repository, request.branch)
+        watch.begin(repository)
+        return [
+            _ingest_one(request, output, client, repository, name, dataset)
+            for name, dataset in named
+        ]
 
 
 def _check_places(request: IngestRequest) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from typing import Annotated, Final
@@ -70,6 +71,10 @@ app.add_typer(refs.tag, name="tag", rich_help_panel=_MANAGE)
 def main() -> None:
     """Run the command line; never returns."""
     interrupt_on_terminate()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A character the terminal does not have is no reason to fail.
+            stream.reconfigure(errors="replace")
     if "--debug" not in sys.argv:
         # When a computation is interrupted they log what they drop, with tracebacks.
         for name in ("asyncio", "distributed", "tornado"):

@@ -35,7 +35,6 @@ class Meter:
 
     weights: Mapping[str, float]
     done_bytes: float = 0.0
-    done_tasks: int = 0
     _seen: set[Any] = field(default_factory=set)
 
     def count(self, key: Any) -> bool:
@@ -50,7 +49,6 @@ class Meter:
             return False
         self._seen.add(key)
         self.done_bytes += weight
-        self.done_tasks += 1
         return True
 
 
@@ -73,21 +71,20 @@ class _SchedulerMeter(SchedulerPlugin):  # type: ignore[misc] # distributed has 
             now = time.monotonic()
             if now - self._last >= _SECONDS_BETWEEN_REPORTS:
                 self._last = now
-                report = (self._meter.done_bytes, self._meter.done_tasks)
-                self._scheduler.log_event(_TOPIC, report)
+                self._scheduler.log_event(_TOPIC, self._meter.done_bytes)
 
 
 class _LocalMeter(Callback):  # type: ignore[misc] # dask has no types
     """The meter for dask's schedulers of one process."""
 
-    def __init__(self, meter: Meter, report: Callable[[float, int], None]) -> None:
+    def __init__(self, meter: Meter, report: Callable[[float], None]) -> None:
         super().__init__()
         self._count = meter
         self._report = report
 
     def _posttask(self, key: Any, *_args: Any) -> None:
         if self._count.count(key):
-            self._report(self._count.done_bytes, self._count.done_tasks)
+            self._report(self._count.done_bytes)
 
 
 class _SizeColumn(ProgressColumn):
@@ -134,6 +131,14 @@ def progress(
     total_bytes, total_tasks : int
         What it will come to.
     """
+    if not output.err.is_terminal:
+        began = time.monotonic()
+        yield
+        took = max(time.monotonic() - began, 1e-9)
+        size, rate = bytes_text(total_bytes), bytes_text(total_bytes / took)
+        tasks = count_text(total_tasks, "task")
+        output.say(f"{label}: {size} in {tasks}, {seconds_text(took)}, {rate}/s")
+        return
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -141,37 +146,29 @@ def progress(
         _RateColumn(),
         _TimeColumn(),
         console=output.err,
-        disable=not output.err.is_terminal,
     )
-    began = time.monotonic()
     with bar:
         shown = bar.add_task(label, total=total_bytes or 1)
 
-        def report(done_bytes: float, _done_tasks: int) -> None:
+        def report(done_bytes: float) -> None:
             bar.update(shown, completed=done_bytes)
 
         with _metered(client, weights, report):
             yield
         bar.update(shown, completed=total_bytes or 1)
-    if not output.err.is_terminal:
-        took = max(time.monotonic() - began, 1e-9)
-        rate = bytes_text(total_bytes / took)
-        tasks = count_text(total_tasks, "task")
-        output.say(f"{label}: {bytes_text(total_bytes)} in {tasks}, {seconds_text(took)}, {rate}/s")
 
 
 @contextmanager
 def _metered(
-    client: Any, weights: Mapping[str, float], report: Callable[[float, int], None]
+    client: Any, weights: Mapping[str, float], report: Callable[[float], None]
 ) -> Iterator[None]:
     if client is None:
         with _LocalMeter(Meter(weights=weights), report):
             yield
         return
 
-    def heard(event: tuple[float, Any]) -> None:
-        done_bytes, done_tasks = event[1]
-        report(done_bytes, done_tasks)
+    def heard(event: tuple[float, float]) -> None:
+        report(event[1])
 
     client.subscribe_topic(_TOPIC, heard)
     client.register_plugin(_SchedulerMeter(weights))

@@ -81,21 +81,17 @@ class _Timeline:
         widest = max((line.cell_len for lines in self._entries for line in lines), default=0)
         return Measurement(1, min(widest + 3, options.max_width))
 
-    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         dot, line = ("*", "|") if options.ascii_only else ("●", "│")
+        width = max(options.max_width - 3, 1)
         last = len(self._entries) - 1
-        for index, lines in enumerate(self._entries):
-            rail = " " if index == last else line
-            grid = Table.grid(padding=(0, 2))
-            grid.add_column(width=1, style=QUIET)
-            grid.add_column(overflow="fold")
-            grid.add_row(Text(dot, style=ID), lines[0])
-            for text in lines[1:]:
-                height = max(1, len(text.wrap(_console, max(options.max_width - 3, 1))))
-                grid.add_row("\n".join([rail] * height), text)
+        for index, texts in enumerate(self._entries):
+            rail = Text(" " if index == last else line, style=QUIET)
+            lines = [part for text in texts for part in text.wrap(console, width)]
+            for number, text in enumerate(lines):
+                yield Text.assemble(rail if number else (dot, ID), "  ", text)
             if index != last:
-                grid.add_row(rail, "")
-            yield grid
+                yield rail
 
 
 def history(commits: Sequence[Mapping[str, Any]]) -> RenderableType:

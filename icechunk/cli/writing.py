@@ -54,34 +54,54 @@ def commit(session: Session, message: str, metadata: Mapping[str, Any] | None = 
     return session.commit(message, dict(metadata or {}), rebase_with=ConflictDetector())
 
 
-@contextmanager
-def telling_the_truth(repository: Repository, branch: str, place: str) -> Iterator[None]:
-    """Let an interrupt say what state the branch is in.
+class Watch:
+    """Knows whether a branch moved since a command began to write to it.
 
     Parameters
     ----------
-    repository : Repository
-        What is written to.
+    place : str
+        The repository's name for messages.
     branch : str
         Branch that commits go to.
-    place : str
-        The repository's name for the message.
+    """
+
+    def __init__(self, place: str, branch: str) -> None:
+        self._place = place
+        self._branch = branch
+        self._repository: Repository | None = None
+        self._before = ""
+
+    def begin(self, repository: Repository) -> None:
+        """Remember where the branch is."""
+        self._before = repository.lookup_branch(self._branch)
+        self._repository = repository
+
+    def state(self) -> str:
+        """Return what was committed, in a sentence that is true whatever happened."""
+        if self._repository is None:
+            return "Nothing was committed."
+        try:
+            tip = self._repository.lookup_branch(self._branch)
+        except IcechunkError as error:
+            return f"Whether {self._place} got a commit could not be checked: {error}"
+        if tip == self._before:
+            return f"Nothing was committed to {self._place}; branch {self._branch} is at {tip}."
+        return (
+            f"Branch {self._branch} of {self._place} is at {tip}; nothing after it was committed."
+        )
+
+
+@contextmanager
+def telling_the_truth(place: str, branch: str) -> Iterator[Watch]:
+    """Let an interrupt say what state the branch is in.
 
     Raises
     ------
     KeyboardInterrupt
-        With that message.
+        With that as its message.
     """
-    before = repository.lookup_branch(branch)
+    watch = Watch(place, branch)
     try:
-        yield
+        yield watch
     except KeyboardInterrupt:
-        try:
-            tip = repository.lookup_branch(branch)
-        except IcechunkError as error:
-            message = f"Whether {place} got a commit could not be checked: {error}"
-        else:
-            message = f"Nothing was committed to {place}; branch {branch} is at {tip}."
-            if tip != before:
-                message = f"Branch {branch} of {place} is at {tip}; nothing after it was committed."
-        raise KeyboardInterrupt(message) from None
+        raise KeyboardInterrupt(watch.state()) from None

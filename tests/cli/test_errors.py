@@ -123,6 +123,17 @@ def test_no_colours_without_a_terminal(cli: Cli, repo: Repo) -> None:
         assert "\x1b" not in done.stdout + done.stderr
 
 
+def test_a_terminal_without_unicode(cli: Cli, repo: Repo) -> None:
+    session = repo.open().writable_session("main")
+    session.commit("dépôt ✓", allow_empty=True)
+    plain = cli.process("log", "repo", PYTHONIOENCODING="ascii")
+    assert plain.out.startswith("*  ")
+    assert "d?p?t" in plain.out
+    assert cli.process("log", "repo", "--json", PYTHONIOENCODING="ascii").data[0]["message"] == (
+        "dépôt ✓"
+    )
+
+
 def test_no_path_of_this_machine_is_shown(cli: Cli, repo: Repo) -> None:
     done = cli.process("log", "repo")
     assert str(cli.directory) not in done.out + done.err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from distributed import LocalCluster
 
 import icechunk
 from icechunk.storage.url import storage_for_url
+from tests.peer import peer_python, run_peer
 from tests.s3_server import BUCKET
 from tests.shared_data import shared_dir
 
@@ -23,6 +26,14 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 RAW: dict[str, Any] = {"mask_and_scale": False, "decode_times": False, "decode_coords": False}
+
+
+def peer_is_there() -> bool:
+    try:
+        peer_python()
+    except pytest.skip.Exception:
+        return False
+    return True
 
 
 def sources() -> dict[str, Path]:
@@ -53,6 +64,34 @@ def check(storage: Storage) -> None:
                     np.testing.assert_array_equal(ours.attrs[key], value)
 
 
+PEER_READS = """
+import hashlib, json, sys
+import icechunk, zarr
+if sys.argv[1] == "local":
+    storage = icechunk.local_filesystem_storage(sys.argv[2])
+else:
+    storage = icechunk.s3_storage(**json.loads(sys.argv[2]))
+store = icechunk.Repository.open(storage).readonly_session("main").store
+root = zarr.open_group(store, mode="r")
+print(json.dumps({
+    f"{group}/{name}": [str(array.dtype), hashlib.sha256(array[...].tobytes()).hexdigest()]
+    for group in ("wind", "mask") for name, array in root[group].arrays()
+}))
+"""
+
+
+def check_with_peer(kind: str, where: str) -> None:
+    """Have the official package read all arrays, and compare with the files."""
+    read = run_peer(PEER_READS, kind, where)
+    expected = {}
+    for group, path in sources().items():
+        with xr.open_dataset(path, **RAW) as dataset:
+            for name, variable in dataset.variables.items():
+                digest = hashlib.sha256(variable.values.tobytes()).hexdigest()
+                expected[f"{group}/{name}"] = [str(variable.dtype), digest]
+    assert read == expected
+
+
 def ingest_both(cli: Cli, place: str, *options: str) -> None:
     for group, path in sources().items():
         result = cli.process(
@@ -69,6 +108,14 @@ def test_real_input_into_a_directory(cli: Cli) -> None:
     check(icechunk.local_filesystem_storage(str(cli.directory / "repo")))
 
 
+@pytest.mark.peer
+def test_the_official_package_reads_the_same(cli: Cli) -> None:
+    for group, path in sources().items():
+        chunks = "latitude=61" if group == "wind" else "Y=60"
+        cli("ingest", path, "repo", "--group", group, "--chunks", chunks)
+    check_with_peer("local", str(cli.directory / "repo"))
+
+
 def test_real_input_into_s3(cli: Cli, s3_server: S3Server) -> None:
     url = f"s3://{BUCKET}/real/input"
     options = {k: v for k, v in s3_server.options().items() if k != "bucket"}
@@ -79,6 +126,9 @@ def test_real_input_into_s3(cli: Cli, s3_server: S3Server) -> None:
     ]
     ingest_both(cli, url, *typed)
     check(storage_for_url(url, **options))
+    peer_options = {"bucket": BUCKET, "prefix": "real/input", **options}
+    if peer_is_there():
+        check_with_peer("s3", json.dumps(peer_options))
     assert len(cli.process("log", url, "--json", *typed).data) == 3
 
 

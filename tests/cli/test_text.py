@@ -120,5 +120,9 @@ def test_json_is_strict_whatever_the_values_are() -> None:
     }
 
 
+def test_json_in_ascii() -> None:
+    assert to_json(["é"], ascii_only=True) == '[\n  "\\u00e9"\n]'
+
+
 def test_text_of_others_cannot_steer_the_terminal() -> None:
     assert clean("a\x1b[31mb\x07\n\tc\r\nd") == "a�[31mb�\n\tc\nd"
