@@ -7,11 +7,13 @@ as one of them is gone or behaves differently.
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import dask.array as da
+import numpy as np
 import zarr
 from dask.array.optimization import optimize as optimize_arrays
-from dask.layers import ArrayBlockIdDep
 from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import StorePath
@@ -19,6 +21,11 @@ from zarr.storage import StorePath
 from icechunk._io.loop import run_now
 from icechunk.dask.grid import AxisGrid
 from icechunk.errors import InternalError
+
+try:  # from dask 2025.5 on, with the parameter of map_blocks that it is for
+    from dask.layers import ArrayBlockIdDep
+except ImportError:
+    ArrayBlockIdDep = None
 
 try:  # from zarr 3.4 on
     from zarr.core.codec_pipeline import FusedCodecPipeline
@@ -40,19 +47,29 @@ else:
 
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from icechunk.store import IcechunkStore
 
-__all__ = ["ArrayWriter", "array_config", "block_ids", "optimize_arrays", "write_grid"]
+__all__ = ["ArrayWriter", "array_config", "map_indexed_blocks", "optimize_arrays", "write_grid"]
 
 
-def block_ids(chunks: tuple[tuple[int, ...], ...]) -> Any:
-    """Return an argument of ``map_blocks`` that is each block's index.
+def map_indexed_blocks(func: Callable[..., Any], source: Any, shared: Any, *, name: str) -> Any:
+    """Return an array of ``func(block, shared, index)`` for each block of a dask array.
 
-    The public ``block_id`` parameter adds three nodes to the graph of every task.
+    The public way to a block's index, a parameter called ``block_id``, adds three nodes to the
+    graph of every task. From dask 2025.5 on an argument may be a ``BlockwiseDep`` instead.
     """
-    return ArrayBlockIdDep(chunks)
+    options = {"name": name, "dtype": object, "meta": np.empty((0,) * source.ndim, dtype=object)}
+    if ArrayBlockIdDep is None:
+        return da.map_blocks(partial(_by_keyword, func), source, shared, **options)
+    return da.map_blocks(func, source, shared, ArrayBlockIdDep(source.chunks), **options)
+
+
+def _by_keyword(
+    func: Callable[..., Any], block: Any, shared: Any, block_id: tuple[int, ...] = ()
+) -> Any:
+    return func(block, shared, block_id)
 
 
 def array_config(array: zarr.Array[Any]) -> Any:

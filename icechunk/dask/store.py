@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import dask
 import dask.array as da
-import numpy as np
 from dask.base import flatten
 from dask.highlevelgraph import HighLevelGraph
 
@@ -121,14 +120,11 @@ def pending_write(
         WriteJob(fork=origin, targets=targets), name=f"icechunk-job-{token}", traverse=False
     )
     written = [
-        da.map_blocks(
+        _compat.map_indexed_blocks(
             partial(write_block, which),
             write.source,
             job,
-            _compat.block_ids(write.source.chunks),
             name=f"icechunk-write-{write.name}-{token}",
-            dtype=object,
-            meta=np.empty((0,) * write.source.ndim, dtype=object),
         )
         for which, write in enumerate(writes)
         if write.source.size

@@ -2,7 +2,8 @@
 
 xarray has no public hook for writing: `Dataset.dump_to_store` and `xarray.backends.ZarrStore` are
 public, how they are set up for a write (as `Dataset.to_zarr` does it) is not.
-Range: xarray 2025.1 to 2026.9. `tests/xarray_layer/test_canaries.py` fails as soon as one of these
+Range: xarray 2025.7 to 2026.9; older ones cannot write to zarr 3.1 themselves.
+`tests/xarray_layer/test_canaries.py` fails as soon as one of these
 names is gone or behaves differently.
 """
 

@@ -15,6 +15,8 @@ from zarr.storage import MemoryStore
 
 from icechunk.xarray import to_icechunk
 
+XARRAY = tuple(map(int, xr.__version__.split(".")[:2]))
+
 
 def base(chunks=None, periods=20, start="2000-01-01"):
     rng = np.random.default_rng(0)
@@ -227,6 +229,8 @@ def test_the_same_as_to_zarr(repo, name):
         kwargs.setdefault("zarr_format", 3)
         obj.to_zarr(plain, consolidated=False, **kwargs)
 
+    if name == "aligned" and XARRAY < (2025, 8):
+        pytest.skip("this xarray cannot align, or refuses what it could")
     expected = run(steps, xarray_writes)
     actual = run(steps, lambda obj, **kwargs: to_icechunk(obj, session, **kwargs))
     assert (expected is None) == (actual is None), (expected, actual)
