@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 import dask.array as da
 import numpy as np
 import zarr
+from dask.array.core import Array as GraphArray
 from dask.array.optimization import optimize as optimize_arrays
+from dask.core import flatten
+from dask.highlevelgraph import HighLevelGraph
 from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import StorePath
@@ -57,19 +60,27 @@ __all__ = ["ArrayWriter", "array_config", "map_indexed_blocks", "optimize_arrays
 def map_indexed_blocks(func: Callable[..., Any], source: Any, shared: Any, *, name: str) -> Any:
     """Return an array of ``func(block, shared, index)`` for each block of a dask array.
 
-    The public way to a block's index, a parameter called ``block_id``, adds three nodes to the
-    graph of every task. From dask 2025.5 on an argument may be a ``BlockwiseDep`` instead.
+    ``map_blocks`` makes a layer that dask fuses with the layers before it. The public way to a
+    block's index, a parameter called ``block_id``, adds three nodes to the graph of every task;
+    from dask 2025.5 on an argument may be a ``BlockwiseDep`` instead. Before, and where arrays are
+    expressions (dask's option ``array.query-planning``), the layer is made here, not fused.
     """
-    options = {"name": name, "dtype": object, "meta": np.empty((0,) * source.ndim, dtype=object)}
-    if ArrayBlockIdDep is None:
-        return da.map_blocks(partial(_by_keyword, func), source, shared, **options)
-    return da.map_blocks(func, source, shared, ArrayBlockIdDep(source.chunks), **options)
+    meta = np.empty((0,) * source.ndim, dtype=object)
+    if ArrayBlockIdDep is not None and isinstance(source, GraphArray):
+        ids = ArrayBlockIdDep(source.chunks)
+        return da.map_blocks(func, source, shared, ids, name=name, dtype=object, meta=meta)
+    if hasattr(source, "expr"):
+        source = source.optimize()
+    layer = {
+        (name, *key[1:]): (partial(_at_index, func, key[1:]), key, shared.key)
+        for key in flatten(source.__dask_keys__())
+    }
+    graph = HighLevelGraph.from_collections(name, layer, dependencies=[source, shared])
+    return GraphArray(graph, name, source.chunks, meta=meta)
 
 
-def _by_keyword(
-    func: Callable[..., Any], block: Any, shared: Any, block_id: tuple[int, ...] = ()
-) -> Any:
-    return func(block, shared, block_id)
+def _at_index(func: Callable[..., Any], index: tuple[int, ...], block: Any, shared: Any) -> Any:
+    return func(block, shared, index)
 
 
 def array_config(array: zarr.Array[Any]) -> Any:
