@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from icechunk.cli.console import Output
 
-_TOPIC: Final = "icechunk-progress"
 _SECONDS_BETWEEN_REPORTS: Final = 0.1
 
 
@@ -55,9 +55,8 @@ class Meter:
 class _SchedulerMeter(SchedulerPlugin):  # type: ignore[misc] # distributed has no types
     """The meter inside a dask scheduler, which alone hears of every finished task."""
 
-    name = _TOPIC
-
-    def __init__(self, weights: Mapping[str, float]) -> None:
+    def __init__(self, name: str, weights: Mapping[str, float]) -> None:
+        self.name = name
         self._meter = Meter(weights=dict(weights))
         self._last = 0.0
         self._scheduler: Any = None
@@ -71,7 +70,7 @@ class _SchedulerMeter(SchedulerPlugin):  # type: ignore[misc] # distributed has 
             now = time.monotonic()
             if now - self._last >= _SECONDS_BETWEEN_REPORTS:
                 self._last = now
-                self._scheduler.log_event(_TOPIC, self._meter.done_bytes)
+                self._scheduler.log_event(self.name, self._meter.done_bytes)
 
 
 class _LocalMeter(Callback):  # type: ignore[misc] # dask has no types
@@ -170,10 +169,17 @@ def _metered(
     def heard(event: tuple[float, float]) -> None:
         report(event[1])
 
-    client.subscribe_topic(_TOPIC, heard)
-    client.register_plugin(_SchedulerMeter(weights))
+    # Of its own, because others may write through the same scheduler at the same time.
+    topic = f"icechunk-progress-{uuid.uuid4().hex}"
+    client.subscribe_topic(topic, heard)
+    try:
+        client.register_plugin(_SchedulerMeter(topic, weights))
+        metered = True
+    except Exception:  # noqa: BLE001 # whatever a foreign scheduler has against plugins
+        metered = False  # the bar then only shows the end
     try:
         yield
     finally:
-        client.unregister_scheduler_plugin(_TOPIC)
-        client.unsubscribe_topic(_TOPIC)
+        if metered:
+            client.unregister_scheduler_plugin(topic)
+        client.unsubscribe_topic(topic)
