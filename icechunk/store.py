@@ -85,7 +85,7 @@ class IcechunkStore(VirtualReferences, Store):
     @property
     def read_only(self) -> bool:
         """Whether writes are refused; True as soon as the session is committed."""
-        return self._read_only or self._checkout.mode is not SessionMode.WRITABLE
+        return self._read_only or self._checkout.mode is not SessionMode.writable
 
     @property
     def supports_writes(self) -> bool:
@@ -331,7 +331,7 @@ class IcechunkStore(VirtualReferences, Store):
             )
 
     def _require_no_rearrange(self) -> None:
-        if self._checkout.mode is SessionMode.REARRANGE:
+        if self._checkout.mode is SessionMode.rearrange:
             self._checkout.require_writable()
 
     def _check_deletable(self) -> None:
