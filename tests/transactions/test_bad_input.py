@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import icechunk as ic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -71,9 +71,13 @@ def test_a_damaged_file_is_named(path: Path, folder: str) -> None:
         data = bytearray(file.read_bytes())
         data[len(data) // 2] ^= 0x10
         file.write_bytes(bytes(data))
-    with pytest.raises(ic.FormatError) as caught:
+
+    def read() -> None:
         store = open_repo(path).readonly_session("main").store
         zarr.open_array(store, path="a", mode="r")[:]
+
+    with pytest.raises(ic.FormatError) as caught:
+        read()
     assert folder in str(caught.value)
 
 

@@ -120,11 +120,10 @@ def test_the_wire_takes_at_most_35_bytes_a_chunk(repo: ic.Repository) -> None:
 
 def test_a_fork_dropped_with_changes_warns(repo: ic.Repository) -> None:
     session = repo.writable_session("main")
+    lost = [session.fork()]
+    write(lost[0], 0, 1.0)
     with pytest.warns(ic.UnmergedChangesWarning, match="merge"):
-        fork = session.fork()
-        write(fork, 0, 1.0)
-        del fork
-        gc.collect()
+        lost.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         merged, sent, empty = session.fork(), session.fork(), session.fork()
