@@ -74,7 +74,7 @@ class VirtualReader:
         good = np.zeros(len(where), np.bool_)
         for prefix in self._containers.prefixes():
             good |= where.starts_with(prefix.encode())
-        for row in np.flatnonzero(~good):
+        for row in np.flatnonzero(~good).tolist():
             location = where[row].decode("utf-8", "replace")
             good[row] = self._containers.find(location) is not None
         return np.flatnonzero(good)
