@@ -30,6 +30,7 @@ from icechunk.persisted_config import from_persisted, to_persisted
 from icechunk.repository_history import RepositoryHistory
 from icechunk.repository_refs import RepositoryRefs
 from icechunk.repository_state import RepositoryState, VirtualAccess, resolve_version
+from icechunk.repository_upkeep import RepositoryUpkeep
 from icechunk.session import Session
 from icechunk.session_state import SessionState
 from icechunk.storage.base import LostRaceError
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 INITIAL_MESSAGE: Final = "Repository initialized"
 
 
-class Repository(RepositoryTwins, RepositoryHistory, RepositoryRefs):
+class Repository(RepositoryTwins, RepositoryHistory, RepositoryRefs, RepositoryUpkeep):
     """A versioned collection of Zarr groups and arrays.
 
     Made by `create`, `open` or `open_or_create`, not by calling the class.

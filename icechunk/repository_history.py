@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from icechunk._sync.repository_history import RepositoryHistoryTwins
 from icechunk.core import history
 from icechunk.core.diff import Diff, diff_of
-from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.ids import ObjectId, id_text, parse_object_id
 from icechunk.repository_state import RepositoryState, resolve_version
 from icechunk.snapshots import SnapshotHistory, SnapshotInfo
@@ -18,7 +18,9 @@ from icechunk.snapshots import SnapshotHistory, SnapshotInfo
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from icechunk.assets.manager import AssetManager
     from icechunk.format.repo_info import RepoInfo, SnapshotRecord
+    from icechunk.format.transaction_log import TransactionLog
 
 
 class RepositoryHistory(RepositoryHistoryTwins):
@@ -104,13 +106,28 @@ class RepositoryHistory(RepositoryHistoryTwins):
         newer = resolve_version(info, branch=to_branch, tag=to_tag, snapshot_id=to_snapshot_id)
         assets = self._state.assets
         logs = [
-            await assets.transaction_log(log_id)
+            log
             for record in _records_between(info, older, newer)
-            for log_id in (record.id, *reversed(record.pruned_logs))
+            for log in await _logs_of(assets, record)
         ]
         return diff_of(
             logs, (await assets.snapshot(newer)).nodes, (await assets.snapshot(older)).nodes
         )
+
+
+async def _logs_of(assets: AssetManager, record: SnapshotRecord) -> list[TransactionLog]:
+    """Return the log of a commit and of those that were pruned before it, newest first.
+
+    A pruned log may be gone: other implementations collect them.
+    """
+    logs = [await assets.transaction_log(record.id)]
+    for log_id in reversed(record.pruned_logs):
+        try:
+            logs.append(await assets.transaction_log(log_id))
+        except StorageError as e:
+            if e.kind != ErrorKind.OBJECT_NOT_FOUND:
+                raise
+    return logs
 
 
 def _records_between(info: RepoInfo, older: ObjectId, newer: ObjectId) -> list[SnapshotRecord]:

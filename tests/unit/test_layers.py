@@ -60,6 +60,7 @@ LAYERS = {
     "icechunk.repository_history": 8,
     "icechunk.repository_refs": 8,
     "icechunk.repository_state": 8,
+    "icechunk.repository_upkeep": 8,
     "icechunk.virtual": 8,
     "icechunk.distributed": 9,
     "icechunk.dask": 9,

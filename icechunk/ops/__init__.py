@@ -1,0 +1,1 @@
+"""Operations on a whole repository: expiration, garbage collection, statistics."""
