@@ -16,6 +16,7 @@ import numpy as np
 from icechunk._io.loop import run, run_now
 from icechunk.core.changes import ChangeSet
 from icechunk.core.commit import updated_node
+from icechunk.core.moves import Arrangement, Move, arranged, with_move
 from icechunk.core.nodes import parse_document
 from icechunk.errors import (
     AlreadyExistsError,
@@ -52,9 +53,14 @@ if TYPE_CHECKING:
 class SessionMode(IntEnum):
     """What a session may do."""
 
-    READONLY = 0
-    WRITABLE = 1
-    REARRANGE = 2
+    readonly = 0
+    writable = 1
+    rearrange = 2
+
+    def __repr__(self) -> str:
+        return f"SessionMode.{self.name}"
+
+    __str__ = __repr__
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,7 +72,8 @@ class Base:
     snapshot : Snapshot
         The committed snapshot.
     nodes : NodeTable
-        Its nodes; in a fork with those its parent session had created, and without the deleted.
+        Its nodes; in a fork as its parent session has them: moved, with those it created, without
+        those it deleted.
     chunks : mapping of NodeId to ChunkTable
         In a fork, the chunk changes its parent session had; else empty.
     """
@@ -83,7 +90,7 @@ class Base:
     @classmethod
     def with_inherited(cls, snapshot: Snapshot, inherited: ChangeSet) -> Base:
         """Return the base of a fork: a snapshot under the parent session's own changes."""
-        nodes = snapshot.nodes
+        nodes = arranged(snapshot.nodes, inherited.moves).nodes
         upserts = [
             updated_node(node, inherited)
             for node in (nodes.by_id(node_id) for node_id in inherited.updated)
@@ -141,6 +148,7 @@ class Checkout:
         self.lock = threading.RLock()
         self._base = base
         self._load = load
+        self._arranged: tuple[tuple[Move, ...], NodeTable, Arrangement] | None = None
 
     # -- state --------------------------------------------------------------------------------
 
@@ -151,6 +159,20 @@ class Checkout:
             immediate = self.assets.storage.immediate
             self._base = run_now(self._load()) if immediate else run(self._load())
         return cast("Base", self._base)
+
+    @property
+    def old_nodes(self) -> NodeTable:
+        """The nodes of the base, at the paths the session moved them to."""
+        return self._arrangement().nodes if self.changes.moves else self.base.nodes
+
+    def _arrangement(self) -> Arrangement:
+        """Return what the session's moves come to; kept until one is added or the base changes."""
+        with self.lock:
+            moves, base = self.changes.moves, self.base.nodes
+            known = self._arranged
+            if known is None or known[0] is not moves or known[1] is not base:
+                known = self._arranged = (moves, base, arranged(base, moves))
+            return known[2]
 
     async def ready(self) -> None:
         """Read the base now, if that has not happened yet."""
@@ -167,13 +189,13 @@ class Checkout:
         SessionStateError
             Kind ``rearrange-session-only``.
         """
-        if self.mode is SessionMode.READONLY:
+        if self.mode is SessionMode.readonly:
             raise ReadOnlyError(
                 "this session is read-only. Open one with repo.writable_session(branch); after a "
                 "commit, open a new one.",
                 ErrorKind.READ_ONLY_SESSION,
             )
-        if self.mode is SessionMode.REARRANGE:
+        if self.mode is SessionMode.rearrange:
             raise SessionStateError(
                 "this session only moves nodes. Open one with repo.writable_session(branch).",
                 ErrorKind.REARRANGE_SESSION_ONLY,
@@ -192,7 +214,7 @@ class Checkout:
             self._base = Base.of(snapshot)
             self.snapshot_id = snapshot.id
             self.changes = ChangeSet()
-            self.mode = SessionMode.READONLY
+            self.mode = SessionMode.readonly
 
     # -- nodes --------------------------------------------------------------------------------
 
@@ -201,7 +223,7 @@ class Checkout:
         found = self.changes.new_nodes.get(path)
         if found is not None:
             return found
-        node = self.base.nodes.get(path)
+        node = self.old_nodes.get(path)
         if node is None or node.id in self.changes.deleted:
             return None
         return updated_node(node, self.changes)
@@ -241,7 +263,7 @@ class Checkout:
         """Yield every node: the base's in order, then the new ones by path."""
         with self.lock:
             new = [self.changes.new_nodes[path] for path in self.changes.sorted_new()]
-        for node in self.base.nodes:
+        for node in self.old_nodes:
             if node.id not in self.changes.deleted:
                 yield updated_node(node, self.changes)
         yield from new
@@ -251,7 +273,7 @@ class Checkout:
         with self.lock:
             new = self.changes.sorted_new()
             gone = {node.path for node in self.changes.deleted.values()}
-        yield from (NodePath(path) for path in self.base.nodes.paths if path not in gone)
+        yield from (NodePath(path) for path in self.old_nodes.paths if path not in gone)
         yield from new
 
     def paths_within(self, ancestor: NodePath) -> list[NodePath]:
@@ -259,7 +281,7 @@ class Checkout:
         with self.lock:
             gone = {node.path for node in self.changes.deleted.values()}
             new = self.changes.paths_within(ancestor)
-        old = sorted_within(self.base.nodes.paths, ancestor)
+        old = sorted_within(self.old_nodes.paths, ancestor)
         return [NodePath(path) for path in old if path not in gone] + new
 
     def set_document(self, path: NodePath, data: bytes) -> None:
@@ -301,6 +323,33 @@ class Checkout:
                 node = self.node(below)
                 if node is not None:
                     self.changes.delete(node, base=below not in self.changes.new_nodes)
+
+    def move_node(self, source: NodePath, target: NodePath) -> None:
+        """Move a node and everything below it.
+
+        Raises
+        ------
+        ReadOnlyError
+            Kind ``read-only-session``.
+        SessionStateError
+            Kind ``non-rearrange-session``; and as `icechunk.core.moves.arranged`.
+        NodeNotFoundError, AlreadyExistsError
+            As `icechunk.core.moves.arranged`.
+        """
+        if self.mode is SessionMode.writable:
+            raise SessionStateError(
+                "this session moves no nodes. Open one that does with "
+                "repo.rearrange_session(branch).",
+                ErrorKind.NON_REARRANGE_SESSION,
+            )
+        if self.mode is SessionMode.readonly:
+            self.require_writable()
+        with self.lock:
+            move = Move(node_id=self.require_node(source).id, from_path=source, to_path=target)
+            after = with_move(self._arrangement(), move)
+            # Where everything is back in its place there is nothing to commit.
+            self.changes.moves = (*self.changes.moves, move) if after.moved else ()
+            self._arranged = (self.changes.moves, self.base.nodes, after)
 
     # -- chunks -------------------------------------------------------------------------------
 

@@ -9,31 +9,26 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from icechunk._sync.repository import RepositoryTwins
-from icechunk.assets.manager import REPO_KEY, AssetManager
-from icechunk.assets.refs import now_us, read_state
+from icechunk.assets.ref_stores import create_refs, version_at
+from icechunk.assets.refs import now_us
 from icechunk.checkout import Base, Checkout, SessionMode
 from icechunk.config import RepositoryConfig
-from icechunk.core import history
-from icechunk.core.changes import ChangeSet
-from icechunk.core.commit import transaction_log_of
 from icechunk.errors import (
     ConflictError,
     ErrorKind,
     InvalidInputError,
     SnapshotNotFoundError,
-    StorageError,
 )
-from icechunk.format.repo_info import RepoInfo, RepoInitialized, SnapshotRecord
 from icechunk.format.snapshot import ManifestFiles, NodeTable, Snapshot
 from icechunk.ids import INITIAL_SNAPSHOT_ID, ObjectId
 from icechunk.persisted_config import from_persisted, to_persisted
 from icechunk.repository_history import RepositoryHistory
 from icechunk.repository_refs import RepositoryRefs
-from icechunk.repository_state import RepositoryState, VirtualAccess, resolve_version
+from icechunk.repository_rewrites import RepositoryRewrites
+from icechunk.repository_state import RepositoryState, VirtualAccess, refs_at, resolve_version
 from icechunk.repository_upkeep import RepositoryUpkeep
 from icechunk.session import Session
 from icechunk.session_state import SessionState
-from icechunk.storage.base import LostRaceError
 from icechunk.transaction import ENGINE_METADATA_KEY
 from icechunk.types import SpecVersion
 
@@ -41,14 +36,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
+    from icechunk.assets.ref_store import RefStore
     from icechunk.core.conflicts import ConflictSolver
-    from icechunk.storage.base import Storage
+    from icechunk.storage.base import Storage, Version
     from icechunk.store import IcechunkStore
 
 INITIAL_MESSAGE: Final = "Repository initialized"
 
 
-class Repository(RepositoryTwins, RepositoryHistory, RepositoryRefs, RepositoryUpkeep):
+class Repository(RepositoryTwins, RepositoryHistory, RepositoryRefs, RepositoryRewrites, RepositoryUpkeep):
     """A versioned collection of Zarr groups and arrays.
 
     Made by `create`, `open` or `open_or_create`, not by calling the class.
@@ -84,7 +80,8 @@ class Repository(RepositoryTwins, RepositoryHistory, RepositoryRefs, RepositoryU
         authorize_virtual_chunk_access : mapping of str to credential or None, optional
             URL prefixes of virtual chunk containers that may be read, and how to get in.
         spec_version : SpecVersion or int, optional
-            Version of the format; 2 is what can be made.
+            Version of the format, 2 by default. Version 1 is for those who still read it; it has
+            no amending, no moves, and no repository metadata, status or operations log.
         check_clean_root : bool
             Refuse a place where there are other objects.
 
@@ -98,13 +95,14 @@ class Repository(RepositoryTwins, RepositoryHistory, RepositoryRefs, RepositoryU
         InvalidInputError
             Kind ``parent-directory-not-clean``; something is there already.
         ConflictError
-            Kind ``repo-info-updated``; somebody else created a repository at this moment.
+            Kind ``repo-info-updated``, in version 1 ``branch-update-conflict``; somebody else
+            created a repository at this moment.
         StorageError
             The place cannot be written.
         """
-        _check_version(spec_version)
+        version = _checked_version(spec_version)
         given = config or RepositoryConfig.default()
-        state = RepositoryState.of(storage, given, authorize_virtual_chunk_access)
+        state = RepositoryState.of(storage, given, authorize_virtual_chunk_access, version)
         if check_clean_root and not await storage.is_clean():
             raise InvalidInputError(
                 f"cannot create a repository at {storage.description}: there are objects already. "
@@ -112,7 +110,9 @@ class Repository(RepositoryTwins, RepositoryHistory, RepositoryRefs, RepositoryU
                 "skips this test.",
                 ErrorKind.PARENT_DIRECTORY_NOT_CLEAN,
             )
-        await _write_initial(state.assets, _stored_config(given, storage))
+        state.config_version = await create_refs(
+            state.assets, _initial_snapshot(version), _stored_config(given, storage)
+        )
         return cls(state)
 
     @classmethod
@@ -140,11 +140,14 @@ class Repository(RepositoryTwins, RepositoryHistory, RepositoryRefs, RepositoryU
         FormatError
             What is there is damaged, or of a version this package does not know.
         """
-        reader = RepositoryState.of(storage, RepositoryConfig.default(), None)
-        info = (await read_state(reader.assets)).info
-        stored = from_persisted(info.config) if info.config else RepositoryConfig.default()
+        refs = await refs_at(storage)
+        found = await refs.read_config()
+        stored = from_persisted(found.config) if found.config else RepositoryConfig.default()
         effective = stored if config is None else stored.merge(config)
-        return cls(RepositoryState.of(storage, effective, authorize_virtual_chunk_access))
+        version = refs.assets.spec_version
+        state = RepositoryState.of(storage, effective, authorize_virtual_chunk_access, version)
+        state.config_version = found.version
+        return cls(state)
 
     @classmethod
     async def open_or_create_async(
@@ -177,20 +180,36 @@ class Repository(RepositoryTwins, RepositoryHistory, RepositoryRefs, RepositoryU
     @staticmethod
     async def exists_async(storage: Storage) -> bool:
         """Say whether there is a repository at a place."""
-        try:
-            await storage.head(REPO_KEY)
-        except StorageError as e:
-            if e.kind == ErrorKind.OBJECT_NOT_FOUND:
-                return False
-            raise
-        return True
+        return await version_at(storage) is not None
+
+    @staticmethod
+    async def fetch_spec_version_async(storage: Storage) -> SpecVersion | None:
+        """Return the version of the repository at a place, None when there is none."""
+        version = await version_at(storage)
+        return None if version is None else SpecVersion(version)
 
     @staticmethod
     async def fetch_config_async(storage: Storage) -> RepositoryConfig | None:
         """Return the configuration stored in a repository, None when none is."""
-        reader = RepositoryState.of(storage, RepositoryConfig.default(), None)
-        info = (await read_state(reader.assets)).info
-        return from_persisted(info.config) if info.config else None
+        found = await (await refs_at(storage)).read_config()
+        return from_persisted(found.config) if found.config else None
+
+    async def save_config_async(self) -> None:
+        """Store the effective configuration in the repository, for whoever opens it from now on.
+
+        Raises
+        ------
+        ConflictError
+            Version 1 of the format, kind ``config-updated``; somebody else changed it since it was
+            read here. In version 2 the last one wins, and the operations log tells.
+        ReadOnlyError
+            Kind ``read-only-repository``.
+        """
+        state = self._state
+        settings = RepositoryConfig(storage=self.storage.default_settings())
+        stored = to_persisted(settings.merge(state.config))
+        refs = await state.refs()
+        state.config_version = await refs.save_config(stored, state.config_version)
 
     # -- what it is ---------------------------------------------------------------------------
 
@@ -212,7 +231,7 @@ class Repository(RepositoryTwins, RepositoryHistory, RepositoryRefs, RepositoryU
     @property
     def spec_version(self) -> SpecVersion:
         """Version of the on-disk format."""
-        return SpecVersion.v2
+        return SpecVersion(self._state.assets.spec_version)
 
     def set_default_commit_metadata(self, metadata: dict[str, Any]) -> None:
         """Give every commit of sessions opened from now on this metadata."""
@@ -230,8 +249,8 @@ class Repository(RepositoryTwins, RepositoryHistory, RepositoryRefs, RepositoryU
 
     def __reduce__(self) -> tuple[Any, ...]:
         state = self._state
-        parts = (self.storage, state.config, state.virtual.authorized, state.default_metadata)
-        return _repository_from_parts, parts
+        parts = (self.storage, state.config, state.virtual.authorized, state.assets.spec_version)
+        return _repository_from_parts, (*parts, state.default_metadata, state.config_version)
 
     # -- sessions -----------------------------------------------------------------------------
 
@@ -263,11 +282,11 @@ class Repository(RepositoryTwins, RepositoryHistory, RepositoryRefs, RepositoryU
         """
         if as_of is not None and branch is None:
             raise ValueError("as_of needs a branch")
-        info = await self._state.info()
-        at = resolve_version(info, branch=branch, tag=tag, snapshot_id=snapshot_id)
+        refs = await self._state.refs()
+        at = await resolve_version(refs, branch=branch, tag=tag, snapshot_id=snapshot_id)
         if as_of is not None:
-            at = _snapshot_as_of(info, at, as_of)
-        return Session(await self._session_state(at, SessionMode.READONLY, None))
+            at = await _snapshot_as_of(refs, at, as_of)
+        return Session(await self._session_state(at, SessionMode.readonly, None))
 
     async def writable_session_async(self, branch: str) -> Session:
         """Open the tip of a branch to change it.
@@ -277,8 +296,10 @@ class Repository(RepositoryTwins, RepositoryHistory, RepositoryRefs, RepositoryU
         RefNotFoundError
             Kind ``ref-not-found``.
         """
-        tip = history.tip_of_branch(await self._state.info(), branch)
-        return Session(await self._session_state(tip, SessionMode.WRITABLE, branch))
+        refs = await self._state.refs()
+        refs.require_writable()
+        tip = await refs.tip_of_branch(branch)
+        return Session(await self._session_state(tip, SessionMode.writable, branch))
 
     async def _session_state(
         self, snapshot_id: ObjectId, mode: SessionMode, branch: str | None
@@ -322,19 +343,24 @@ def _repository_from_parts(
     storage: Storage,
     config: RepositoryConfig,
     authorized: VirtualAccess,
+    spec_version: int,
     default_metadata: dict[str, Any],
+    config_version: Version | None,
 ) -> Repository:
-    state = RepositoryState.of(storage, config, authorized)
+    state = RepositoryState.of(storage, config, authorized, spec_version)
     state.default_metadata = default_metadata
+    state.config_version = config_version
     return Repository(state)
 
 
-def _check_version(version: SpecVersion | int | None) -> None:
-    if version is not None and int(version) != int(SpecVersion.v2):
+def _checked_version(version: SpecVersion | int | None) -> int:
+    try:
+        return int(SpecVersion.current() if version is None else SpecVersion(int(version)))
+    except ValueError:
         raise InvalidInputError(
-            f"new repositories are of format version 2, not {int(version)}.",
+            f"there is no format version {version}; repositories are of version 1 or 2.",
             ErrorKind.INVALID_COMMIT_CONFIGURATION,
-        )
+        ) from None
 
 
 def _stored_config(given: RepositoryConfig, storage: Storage) -> dict[str, Any] | None:
@@ -345,46 +371,22 @@ def _stored_config(given: RepositoryConfig, storage: Storage) -> dict[str, Any] 
     return to_persisted(defaults.merge(given))
 
 
-async def _write_initial(assets: AssetManager, config: dict[str, Any] | None) -> None:
-    now = now_us()
-    metadata = {ENGINE_METADATA_KEY: {"is_root": True}}
-    snapshot = Snapshot(
+def _initial_snapshot(spec_version: int) -> Snapshot:
+    return Snapshot(
         id=INITIAL_SNAPSHOT_ID,
         parent_id=None,
-        flushed_at_us=now,
+        flushed_at_us=now_us(),
         message=INITIAL_MESSAGE,
-        metadata=metadata,
+        metadata={ENGINE_METADATA_KEY: {"is_root": True}},
         nodes=NodeTable.of([]),
         manifest_files=ManifestFiles.empty(),
-        spec_version=2,
+        spec_version=spec_version,
     )
-    record = SnapshotRecord(
-        id=INITIAL_SNAPSHOT_ID,
-        parent_id=None,
-        flushed_at_us=now,
-        message=INITIAL_MESSAGE,
-        metadata=metadata,
-        pruned_logs=(),
-    )
-    await assets.write_snapshot(snapshot)
-    log = transaction_log_of(INITIAL_SNAPSHOT_ID, snapshot.nodes, ChangeSet())
-    await assets.write_transaction_log(log)
-    info = RepoInfo.initial(record, RepoInitialized(), updated_at_us=now, config=config)
-    try:
-        await assets.create_repo(info)
-    except LostRaceError as e:
-        raise ConflictError(
-            None,
-            None,
-            f"somebody else created a repository at {assets.storage.description} at this moment. "
-            "Open it.",
-            ErrorKind.REPO_INFO_UPDATED,
-        ) from e
 
 
-def _snapshot_as_of(info: RepoInfo, tip: ObjectId, as_of: datetime) -> ObjectId:
+async def _snapshot_as_of(refs: RefStore, tip: ObjectId, as_of: datetime) -> ObjectId:
     limit_us = int(as_of.timestamp() * 1_000_000)
-    for record in info.snapshots.ancestry(tip):
+    async for record in refs.ancestors(tip):
         if record.flushed_at_us <= limit_us:
             return record.id
     raise SnapshotNotFoundError(

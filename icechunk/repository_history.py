@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from icechunk._sync.repository_history import RepositoryHistoryTwins
-from icechunk.core import history
 from icechunk.core.diff import Diff, diff_of
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.ids import ObjectId, id_text, parse_object_id
@@ -19,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from icechunk.assets.manager import AssetManager
-    from icechunk.format.repo_info import RepoInfo, SnapshotRecord
+    from icechunk.assets.ref_store import RefStore
+    from icechunk.format.repo_info import SnapshotRecord
     from icechunk.format.transaction_log import TransactionLog
 
 
@@ -49,9 +49,10 @@ class RepositoryHistory(RepositoryHistoryTwins):
         RefNotFoundError, SnapshotNotFoundError
             There is no such version.
         """
-        info = await self._state.info()
-        at = resolve_version(info, branch=branch, tag=tag, snapshot_id=snapshot_id)
-        return SnapshotHistory(info.snapshots, list(info.snapshots.ancestor_ids(at)))
+        refs = await self._state.refs()
+        at = await resolve_version(refs, branch=branch, tag=tag, snapshot_id=snapshot_id)
+        found = await refs.ancestry(at)
+        return SnapshotHistory(found.records, found.ids)
 
     async def async_ancestry(
         self,
@@ -61,8 +62,10 @@ class RepositoryHistory(RepositoryHistoryTwins):
         snapshot_id: str | None = None,
     ) -> AsyncIterator[SnapshotInfo]:
         """Yield a version and all before it, newest first; parameters as `ancestry_async`."""
-        for info in await self.ancestry_async(branch=branch, tag=tag, snapshot_id=snapshot_id):
-            yield info
+        refs = await self._state.refs()
+        at = await resolve_version(refs, branch=branch, tag=tag, snapshot_id=snapshot_id)
+        async for record in refs.ancestors(at):
+            yield SnapshotInfo(record)
 
     async def lookup_snapshot_async(self, snapshot_id: str) -> SnapshotInfo:
         """Return what is known of a snapshot.
@@ -72,8 +75,8 @@ class RepositoryHistory(RepositoryHistoryTwins):
         SnapshotNotFoundError
             Kind ``snapshot-not-found``.
         """
-        info = await self._state.info()
-        return SnapshotInfo(history.require_snapshot(info, parse_object_id(snapshot_id)))
+        refs = await self._state.refs()
+        return SnapshotInfo(await refs.require_snapshot(parse_object_id(snapshot_id)))
 
     async def diff_async(
         self,
@@ -99,15 +102,17 @@ class RepositoryHistory(RepositoryHistoryTwins):
         InvalidInputError
             Kind ``bad-snapshot-chain-for-diff``; the first is no proper ancestor of the second.
         """
-        info = await self._state.info()
-        older = resolve_version(
-            info, branch=from_branch, tag=from_tag, snapshot_id=from_snapshot_id
+        refs = await self._state.refs()
+        older = await resolve_version(
+            refs, branch=from_branch, tag=from_tag, snapshot_id=from_snapshot_id
         )
-        newer = resolve_version(info, branch=to_branch, tag=to_tag, snapshot_id=to_snapshot_id)
+        newer = await resolve_version(
+            refs, branch=to_branch, tag=to_tag, snapshot_id=to_snapshot_id
+        )
         assets = self._state.assets
         logs = [
             log
-            for record in _records_between(info, older, newer)
+            for record in await _records_between(refs, older, newer)
             for log in await _logs_of(assets, record)
         ]
         return diff_of(
@@ -130,10 +135,12 @@ async def _logs_of(assets: AssetManager, record: SnapshotRecord) -> list[Transac
     return logs
 
 
-def _records_between(info: RepoInfo, older: ObjectId, newer: ObjectId) -> list[SnapshotRecord]:
+async def _records_between(
+    refs: RefStore, older: ObjectId, newer: ObjectId
+) -> list[SnapshotRecord]:
     """Return the records after ``older`` up to ``newer``, newest first."""
     between: list[SnapshotRecord] = []
-    for record in info.snapshots.ancestry(newer):
+    async for record in refs.ancestors(newer):
         if record.id == older:
             if between:
                 return between

@@ -8,8 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from icechunk._sync.repository_refs import RepositoryRefsTwins
-from icechunk.assets.refs import update_repo
-from icechunk.core import history
 from icechunk.ids import id_text, parse_object_id
 
 if TYPE_CHECKING:
@@ -23,11 +21,11 @@ class RepositoryRefs(RepositoryRefsTwins):
 
     async def list_branches_async(self) -> set[str]:
         """Return the names of all branches."""
-        return set((await self._state.info()).branches)
+        return await (await self._state.refs()).branches()
 
     async def lookup_branch_async(self, branch: str) -> str:
         """Return the snapshot id a branch points at; raises `RefNotFoundError`."""
-        return id_text(history.tip_of_branch(await self._state.info(), branch))
+        return id_text(await (await self._state.refs()).tip_of_branch(branch))
 
     async def create_branch_async(self, branch: str, snapshot_id: str) -> None:
         """Make a branch at a snapshot.
@@ -35,11 +33,13 @@ class RepositoryRefs(RepositoryRefsTwins):
         Raises
         ------
         AlreadyExistsError
-            Kind ``branch-already-exists``.
+            Kind ``branch-already-exists``. In version 1 of the format that is a ConflictError, kind
+            ``branch-update-conflict``.
         SnapshotNotFoundError
             Kind ``snapshot-not-found``.
         """
-        await self._update(history.create_branch(branch, parse_object_id(snapshot_id)))
+        target = parse_object_id(snapshot_id)
+        await (await self._state.refs()).create_branch(branch, target)
 
     async def delete_branch_async(self, branch: str) -> None:
         """Delete a branch; its snapshots stay until they are collected.
@@ -51,7 +51,7 @@ class RepositoryRefs(RepositoryRefsTwins):
         SessionStateError
             Kind ``cannot-delete-main``.
         """
-        await self._update(history.delete_branch(branch))
+        await (await self._state.refs()).delete_branch(branch)
 
     async def reset_branch_async(
         self, branch: str, snapshot_id: str, *, from_snapshot_id: str | None = None
@@ -76,15 +76,15 @@ class RepositoryRefs(RepositoryRefsTwins):
         """
         expected = None if from_snapshot_id is None else parse_object_id(from_snapshot_id)
         target = parse_object_id(snapshot_id)
-        await self._update(history.reset_branch(branch, target, expected))
+        await (await self._state.refs()).reset_branch(branch, target, expected)
 
     async def list_tags_async(self) -> set[str]:
         """Return the names of all tags."""
-        return set((await self._state.info()).tags)
+        return await (await self._state.refs()).tags()
 
     async def lookup_tag_async(self, tag: str) -> str:
         """Return the snapshot id a tag points at; raises `RefNotFoundError`."""
-        return id_text(history.target_of_tag(await self._state.info(), tag))
+        return id_text(await (await self._state.refs()).target_of_tag(tag))
 
     async def create_tag_async(self, tag: str, snapshot_id: str) -> None:
         """Make a tag at a snapshot; it can never be moved.
@@ -96,11 +96,9 @@ class RepositoryRefs(RepositoryRefsTwins):
         SnapshotNotFoundError
             Kind ``snapshot-not-found``.
         """
-        await self._update(history.create_tag(tag, parse_object_id(snapshot_id)))
+        target = parse_object_id(snapshot_id)
+        await (await self._state.refs()).create_tag(tag, target)
 
     async def delete_tag_async(self, tag: str) -> None:
         """Delete a tag; its name can never be used again; raises `RefNotFoundError`."""
-        await self._update(history.delete_tag(tag))
-
-    async def _update(self, change: history.Change) -> None:
-        await update_repo(self._state.assets, change)
+        await (await self._state.refs()).delete_tag(tag)

@@ -6,18 +6,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from icechunk.assets.manager import AssetManager
-from icechunk.assets.refs import read_state
+from icechunk.assets.ref_stores import read_refs, version_at
 from icechunk.assets.virtual import VirtualReader
-from icechunk.core import history
+from icechunk.config import RepositoryConfig
+from icechunk.errors import RepositoryNotFoundError
 from icechunk.ids import ObjectId, parse_object_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from icechunk.config import RepositoryConfig
+    from icechunk.assets.ref_store import RefStore
     from icechunk.container_access import AnyCredential
-    from icechunk.format.repo_info import RepoInfo
-    from icechunk.storage.base import Storage
+    from icechunk.storage.base import Storage, Version
 
 VirtualAccess: TypeAlias = "Mapping[str, AnyCredential | None]"
 """URL prefixes of virtual chunk containers that may be read, and how to get in."""
@@ -37,30 +37,55 @@ class RepositoryState:
         Effective configuration, as the user sees it.
     default_metadata : dict
         Commit metadata that every commit gets.
+    config_version : Version or None
+        Of the stored configuration that was read, where it is an object of its own.
     """
 
     assets: AssetManager
     virtual: VirtualReader
     config: RepositoryConfig
     default_metadata: dict[str, Any] = field(default_factory=dict)
+    config_version: Version | None = None
 
     @classmethod
     def of(
-        cls, storage: Storage, config: RepositoryConfig, authorized: VirtualAccess | None
+        cls,
+        storage: Storage,
+        config: RepositoryConfig,
+        authorized: VirtualAccess | None,
+        spec_version: int = 2,
     ) -> RepositoryState:
         """Put together a repository at a storage."""
         resolved = config.resolved(storage.default_settings())
         place = storage.with_settings(resolved.storage)
-        assets = AssetManager(place, resolved)
+        assets = AssetManager(place, resolved, spec_version)
         return cls(assets, VirtualReader(resolved, authorized or {}), config)
 
-    async def info(self) -> RepoInfo:
-        """Read the repo object."""
-        return (await read_state(self.assets)).info
+    async def refs(self) -> RefStore:
+        """Read branches, tags and the snapshot graph."""
+        return await read_refs(self.assets)
 
 
-def resolve_version(
-    info: RepoInfo, *, branch: str | None, tag: str | None, snapshot_id: str | None
+async def refs_at(storage: Storage) -> RefStore:
+    """Return the refs of the repository at a place, whatever its version.
+
+    Raises
+    ------
+    RepositoryNotFoundError
+        There is none.
+    """
+    config = RepositoryConfig.default()
+    try:
+        return await RepositoryState.of(storage, config, None).refs()
+    except RepositoryNotFoundError:
+        version = await version_at(storage)
+        if version is None:
+            raise
+    return await RepositoryState.of(storage, config, None, version).refs()
+
+
+async def resolve_version(
+    refs: RefStore, *, branch: str | None, tag: str | None, snapshot_id: str | None
 ) -> ObjectId:
     """Return the snapshot that exactly one of branch, tag and snapshot id names.
 
@@ -69,12 +94,13 @@ def resolve_version(
     ValueError
         None or several of the three were given.
     RefNotFoundError, SnapshotNotFoundError
-        There is no such version.
+        There is no such version. In version 1 of the format an unknown snapshot is a StorageError,
+        kind ``object-not-found``.
     """
     if sum(given is not None for given in (branch, tag, snapshot_id)) != 1:
         raise ValueError("Must provide one of branch, tag, or snapshot_id")
     if branch is not None:
-        return history.tip_of_branch(info, branch)
+        return await refs.tip_of_branch(branch)
     if tag is not None:
-        return history.target_of_tag(info, tag)
-    return history.require_snapshot(info, parse_object_id(snapshot_id or "")).id
+        return await refs.target_of_tag(tag)
+    return (await refs.require_snapshot(parse_object_id(snapshot_id or ""))).id

@@ -74,7 +74,7 @@ class Session(SessionTwins, SessionEdits):
     @property
     def read_only(self) -> bool:
         """Whether changes are refused."""
-        return self.checkout.mode is SessionMode.READONLY
+        return self.checkout.mode is SessionMode.readonly
 
     @property
     def mode(self) -> SessionMode:
@@ -138,13 +138,13 @@ class Session(SessionTwins, SessionEdits):
 
     def _recipe(self) -> tuple[Any, ...]:
         assets, virtual = self._state.assets, self.checkout.virtual
-        return assets.storage, self._state.config, virtual.authorized
+        return assets.storage, self._state.config, virtual.authorized, assets.spec_version
 
     def _bytes(self, inherited: ChangeSet, own: ChangeSet) -> bytes:
         return encode_document(
             {
                 "base": self.checkout.snapshot_id,
-                "fork": not self.read_only,
+                "mode": int(self.checkout.mode),
                 "inherited": pack_changes(inherited),
                 "own": pack_changes(own),
             }
@@ -318,7 +318,7 @@ class Session(SessionTwins, SessionEdits):
             Kind ``cannot-fork-read-only-session``.
         """
         checkout = self.checkout
-        if checkout.mode is SessionMode.READONLY:
+        if checkout.mode is SessionMode.readonly:
             raise SessionStateError(
                 "a read-only session cannot be forked; it pickles as it is.",
                 ErrorKind.CANNOT_FORK_READ_ONLY_SESSION,
@@ -396,7 +396,7 @@ class ForkSession(Session):
     @property
     def mode(self) -> SessionMode:
         """Read-only: a fork cannot commit, although it takes changes."""
-        return SessionMode.READONLY
+        return SessionMode.readonly
 
     @property
     def branch(self) -> None:
@@ -427,6 +427,14 @@ class ForkSession(Session):
         """Forget everything this fork changed."""
         super().discard_changes()
 
+    async def move_async(self, from_path: str, to_path: str) -> None:
+        """Refuse: a fork moves no nodes, since they could not be merged back."""
+        raise SessionStateError(
+            f"cannot move {from_path} to {to_path}: a fork moves no nodes. Move them in a session "
+            "of repo.rearrange_session(branch).",
+            ErrorKind.NON_REARRANGE_SESSION,
+        )
+
     def _refuse_fork(self) -> None:
         raise SessionStateError(
             "a fork cannot commit, amend, flush or rebase: merge it into the session it came from, "
@@ -439,7 +447,7 @@ def _fork_state(parent: SessionState, snapshot_id: ObjectId, inherited: ChangeSe
     checkout = parent.checkout
     return SessionState(
         checkout=_forked_checkout(
-            checkout.assets, checkout.virtual, snapshot_id, inherited, ChangeSet()
+            checkout.assets, checkout.virtual, snapshot_id, inherited, ChangeSet(), checkout.mode
         ),
         branch=None,
         config=parent.config,
@@ -453,7 +461,7 @@ def _forked_checkout(
     snapshot_id: ObjectId,
     inherited: ChangeSet,
     own: ChangeSet,
-    mode: SessionMode = SessionMode.WRITABLE,
+    mode: SessionMode,
 ) -> Checkout:
     async def load() -> Base:
         return Base.with_inherited(await assets.snapshot(snapshot_id), inherited)
@@ -462,20 +470,19 @@ def _forked_checkout(
 
 
 def _session_from_parts(
-    recipe: tuple[Storage, RepositoryConfig, Mapping[str, AnyCredential | None]], data: bytes
+    recipe: tuple[Storage, RepositoryConfig, Mapping[str, AnyCredential | None], int], data: bytes
 ) -> Session:
     """Return a session in another process, or again in this one; reads nothing yet."""
-    storage, config, authorized = recipe
+    storage, config, authorized, spec_version = recipe
     document = decode_document(data)
     try:
-        base, is_fork = ObjectId(document["base"]), document["fork"]
+        base, mode = ObjectId(document["base"]), SessionMode(document["mode"])
         inherited = unpack_changes(document["inherited"])
         own = unpack_changes(document["own"])
-    except (KeyError, TypeError) as e:
+    except (KeyError, TypeError, ValueError) as e:
         raise FormatError(f"damaged session bytes ({e!r}).", ErrorKind.DESERIALIZATION) from e
-    assets = shared_manager(storage, config)
+    assets = shared_manager(storage, config, spec_version)
     virtual = VirtualReader(assets.config, authorized)
-    mode = SessionMode.WRITABLE if is_fork else SessionMode.READONLY
     checkout = _forked_checkout(assets, virtual, base, inherited, own, mode)
     state = SessionState(checkout=checkout, branch=None, config=config, inherited=inherited)
-    return ForkSession(state) if is_fork else Session(state)
+    return Session(state) if mode is SessionMode.readonly else ForkSession(state)

@@ -117,7 +117,7 @@ class SessionEdits(SessionEditsTwins):
         """Return the branch to commit to; raises `SessionStateError` where there is none."""
         self._refuse_fork()
         state = self._state
-        if state.checkout.mode is SessionMode.READONLY:
+        if state.checkout.mode is SessionMode.readonly:
             raise SessionStateError(
                 "this session is read-only: nothing can be committed. Open one with "
                 "repo.writable_session(branch); after a commit, open a new one.",
@@ -129,6 +129,46 @@ class SessionEdits(SessionEditsTwins):
 
     def _refuse_fork(self) -> None:
         """Refuse what a fork may not do; here nothing."""
+
+    # -- nodes --------------------------------------------------------------------------------
+
+    async def move_async(self, from_path: str, to_path: str) -> None:
+        """Move a group or array, with everything below it, to another path.
+
+        Only sessions of `Repository.rearrange_session` move nodes. Several moves may follow one
+        another: two nodes change places by way of a third path.
+
+        Parameters
+        ----------
+        from_path : str
+            Absolute path of the node.
+        to_path : str
+            Absolute path where it goes. The group above must be there, the path itself must not.
+
+        Raises
+        ------
+        NodeNotFoundError
+            Kind ``node-not-found``; there is nothing at ``from_path``.
+        AlreadyExistsError
+            Kind ``move-wont-overwrite``; there is something at ``to_path``.
+        SessionStateError
+            Kind ``move-into-self-or-descendant``, also for the root;
+            ``move-destination-parent-missing`` or ``move-destination-parent-not-group``;
+            ``non-rearrange-session``.
+        ReadOnlyError
+            Kind ``read-only-session``.
+        InvalidInputError
+            Kind ``invalid-path``.
+
+        Notes
+        -----
+        Source: Icechunk specification, section "Move (v2)". Ids, metadata and chunks stay as they
+        are; nothing is copied. On rebase a move takes along what others changed in the nodes or
+        put below them.
+        """
+        checkout = self._state.checkout
+        await checkout.ready()
+        checkout.move_node(parse_path(from_path), parse_path(to_path))
 
     # -- chunks -------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from icechunk.ids import id_text
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from icechunk.format.repo_info import SnapshotTable
+    from icechunk.assets.ref_store import RecordSource
     from icechunk.ids import ObjectId
 
 __all__ = ["Diff", "SnapshotHistory", "SnapshotInfo"]
@@ -26,13 +26,13 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class SnapshotInfo:
     """One committed version.
 
-    What it says is read out of the repo object when it is asked for, so a long history costs
-    little until somebody looks at it.
+    What it says is decoded when it is asked for, so a long history costs little until somebody
+    looks at it.
 
     Parameters
     ----------
     record : SnapshotRecord
-        What the repo object holds of the snapshot.
+        What the repository holds of the snapshot.
     """
 
     __slots__ = ("_record",)
@@ -128,19 +128,19 @@ class SnapshotHistory:
 
     Parameters
     ----------
-    table : SnapshotTable
-        All snapshots of the repository.
+    records : RecordSource
+        Has the record of each; it may be decoded only when it is looked at.
     ids : sequence of ObjectId
-        The ancestry in it; records are decoded when they are looked at.
+        The ancestry.
     """
 
-    def __init__(self, table: SnapshotTable, ids: Sequence[ObjectId]) -> None:
-        self._table = table
+    def __init__(self, records: RecordSource, ids: Sequence[ObjectId]) -> None:
+        self._records = records
         self._ids = ids
         self._next = 0
 
     def _record(self, snapshot_id: ObjectId) -> SnapshotRecord:
-        record = self._table.get(snapshot_id)
+        record = self._records.get(snapshot_id)
         assert record is not None, "an ancestry consists of registered snapshots"
         return record
 

@@ -1,19 +1,20 @@
 """Writing a change set as a new snapshot, and rebasing it onto what others committed.
 
 Source: Icechunk specification, sections "Commit", "What a commit does to manifests" and "The
-rebase loop". Files are written first, under fresh ids; then one conditional write of the repo
-object makes the snapshot exist. Whatever dies before that leaves garbage and no trace.
+rebase loop". Files are written first, under fresh ids; then one conditional write of what holds
+the branch makes the snapshot exist. Whatever dies before that leaves garbage and no trace.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from icechunk._io.limits import gather_limited
-from icechunk.assets.refs import RepoState, now_us, pauses, read_state, update_repo
+from icechunk.assets.ref_stores import read_refs
+from icechunk.assets.refs import now_us, pauses
 from icechunk.checkout import SessionMode
 from icechunk.core.commit import (
     array_nodes_to_write,
@@ -24,25 +25,16 @@ from icechunk.core.commit import (
     united_log,
 )
 from icechunk.core.conflicts import Comparison, ConflictDetector, ConflictSolver, solve
-from icechunk.core.history import require_snapshot
+from icechunk.core.history import moved
 from icechunk.core.manifests import plan_manifests, split_of, split_table
 from icechunk.errors import (
     ConflictError,
     ErrorKind,
     RebaseFailedError,
-    RefNotFoundError,
     SessionStateError,
     StorageError,
 )
 from icechunk.format.manifest import Manifest
-from icechunk.format.repo_info import (
-    CommitAmended,
-    NewCommit,
-    NewDetachedSnapshot,
-    RepoInfo,
-    SnapshotRecord,
-    UpdateKind,
-)
 from icechunk.format.snapshot import ManifestFiles, ManifestRefs, NodeSnapshot, Snapshot
 from icechunk.ids import NodeId, ObjectId, id_text, new_object_id
 
@@ -50,9 +42,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from icechunk.assets.manager import AssetManager
+    from icechunk.assets.ref_store import RefStore
     from icechunk.checkout import Checkout
     from icechunk.core.changes import ChangeSet
     from icechunk.format.chunk_table import ChunkTable
+    from icechunk.format.repo_info import SnapshotRecord
     from icechunk.format.snapshot import NodeTable
     from icechunk.format.transaction_log import TransactionLog
 
@@ -148,7 +142,8 @@ async def commit_changes(checkout: Checkout, request: CommitRequest) -> ObjectId
     RebaseFailedError
         The solver did not resolve the conflicts.
     RefNotFoundError
-        Kind ``branch-not-found``; the branch was deleted meanwhile.
+        Kind ``branch-not-found``; the branch was deleted meanwhile. In version 1 of the format
+        that is a ConflictError with no actual parent.
     """
     assets = checkout.assets
     await checkout.ready()
@@ -168,12 +163,15 @@ async def commit_changes(checkout: Checkout, request: CommitRequest) -> ObjectId
         if rebases and solver is not None and request.branch is not None:
             await asyncio.sleep(pause)
             await rebase_changes(checkout, request.branch, solver)
-        state = await read_state(assets)
-        conflict = _conflict(state.info, request, checkout.snapshot_id)
-        if conflict is not None:
-            continue
+        refs = await read_refs(assets)
+        if request.branch is not None:
+            base = checkout.snapshot_id
+            tip = await refs.tip_to_commit_on(request.branch, base)
+            if tip != base:
+                conflict = moved(base, tip)
+                continue
         try:
-            return await _commit_once(checkout, request, state, rebases, reuse)
+            return await _commit_once(checkout, request, refs, rebases, reuse)
         except ConflictError as e:
             if e.kind != ErrorKind.COMMIT_CONFLICT:
                 raise
@@ -182,117 +180,73 @@ async def commit_changes(checkout: Checkout, request: CommitRequest) -> ObjectId
     raise conflict
 
 
-def require_branch(info: RepoInfo, branch: str) -> ObjectId:
-    """Return the tip of a branch a session is on.
-
-    Raises
-    ------
-    RefNotFoundError
-        Kind ``branch-not-found``.
-    """
-    tip = info.branches.get(branch)
-    if tip is None:
-        raise RefNotFoundError(
-            f"branch {branch!r} was deleted since the session was opened. Create it again at the "
-            "session's snapshot to commit there.",
-            ErrorKind.BRANCH_NOT_FOUND,
-        )
-    return tip
-
-
-def _conflict(info: RepoInfo, request: CommitRequest, base: ObjectId) -> ConflictError | None:
-    """Return the error of a branch that is not where the session started, None when it is."""
-    if request.branch is None:
-        return None
-    tip = require_branch(info, request.branch)
-    return None if tip == base else ConflictError(id_text(base), id_text(tip))
-
-
 async def _commit_once(
-    checkout: Checkout, request: CommitRequest, state: RepoState, rebases: int, reuse: _Reuse
+    checkout: Checkout, request: CommitRequest, refs: RefStore, rebases: int, reuse: _Reuse
 ) -> ObjectId:
-    """Write the files of a snapshot on the checkout's base, then make the repo object know it."""
+    """Write the files of a snapshot on the checkout's base, then make the repository know it."""
     assets, base = checkout.assets, checkout.base.snapshot
     replaced = None
     if request.mode is CommitMode.AMEND:
-        replaced = await _log_to_replace(checkout, state.info)
+        replaced = await _log_to_replace(checkout, refs)
     with checkout.lock:
         changes = effective_changes(base.nodes, checkout.changes)
     metadata = dict(request.metadata)
     if request.solver is not None:
         metadata[ENGINE_METADATA_KEY] = {"rebase_attempts": rebases}
-    refs, files = await write_manifests(assets, base.nodes, changes, reuse)
-    nodes = next_nodes(base.nodes, changes, refs)
+    manifests, files = await write_manifests(assets, base.nodes, changes, reuse)
+    nodes = next_nodes(base.nodes, changes, manifests)
     snapshot = Snapshot(
         id=new_object_id(),
-        parent_id=None,
+        parent_id=base.id,
         flushed_at_us=max(now_us(), base.flushed_at_us + 1),
         message=request.message,
         metadata=metadata,
         nodes=nodes,
         manifest_files=next_manifest_files(base.manifest_files, nodes, files),
-        spec_version=2,
+        spec_version=assets.spec_version,
     )
     log = transaction_log_of(snapshot.id, base.nodes, changes)
     if replaced is not None:
         log = united_log(replaced, log)
     await gather_limited(2, [assets.write_snapshot(snapshot), assets.write_transaction_log(log)])
 
-    def publish(info: RepoInfo) -> tuple[RepoInfo, UpdateKind]:
-        conflict = _conflict(info, request, base.id)
-        if conflict is not None:
-            raise conflict
-        record = _record_of(snapshot, require_snapshot(info, base.id), request.mode)
-        info = replace(info, snapshots=info.snapshots.inserted(record))
-        if request.branch is None:
-            return info, NewDetachedSnapshot(new_snap_id=snapshot.id)
-        kind: UpdateKind = NewCommit(branch=request.branch, new_snap_id=snapshot.id)
-        if request.mode is CommitMode.AMEND:
-            kind = CommitAmended(
-                branch=request.branch, previous_snap_id=base.id, new_snap_id=snapshot.id
-            )
-        return replace(info, branches={**info.branches, request.branch: snapshot.id}), kind
-
-    await update_repo(assets, publish, known=state)
+    if checkout.mode is SessionMode.rearrange:
+        # The flag may have changed since the session was opened.
+        refs.require_moves()
+    if request.branch is None:
+        await refs.register(snapshot, base.id)
+    elif request.mode is CommitMode.AMEND:
+        await refs.amend(request.branch, snapshot, base.id)
+    else:
+        await refs.commit(request.branch, snapshot, base.id)
     checkout.committed(snapshot)
     return snapshot.id
 
 
-async def _log_to_replace(checkout: Checkout, info: RepoInfo) -> TransactionLog:
+async def _log_to_replace(checkout: Checkout, refs: RefStore) -> TransactionLog:
     """Return the log of the snapshot that an amendment replaces.
 
     Raises
     ------
     SessionStateError
         Kind ``no-amend-for-initial-commit``, or ``rearrange-session-only``.
+    FormatError
+        Kind ``unsupported-spec-version``; version 1 has no amending.
     """
     base = checkout.snapshot_id
-    if require_snapshot(info, base).parent_id is None:
+    if (await refs.record_to_amend(base)).parent_id is None:
         raise SessionStateError(
             "the initial snapshot cannot be amended: commit instead.",
             ErrorKind.NO_AMEND_FOR_INITIAL_COMMIT,
         )
     log = await checkout.assets.transaction_log(base)
-    if log.moved_nodes and checkout.mode is not SessionMode.REARRANGE:
+    if log.moved_nodes and checkout.mode is not SessionMode.rearrange:
         raise SessionStateError(
             f"snapshot {id_text(base)} moved nodes, so edits cannot amend it. Commit instead, or "
             "amend it with further moves from repo.rearrange_session(branch).",
             ErrorKind.REARRANGE_SESSION_ONLY,
         )
     return log
-
-
-def _record_of(snapshot: Snapshot, base: SnapshotRecord, mode: CommitMode) -> SnapshotRecord:
-    """Return what the repo object holds of a snapshot made on a base, or in its place."""
-    amended = mode is CommitMode.AMEND
-    return SnapshotRecord(
-        id=snapshot.id,
-        parent_id=base.parent_id if amended else base.id,
-        flushed_at_us=snapshot.flushed_at_us,
-        message=snapshot.message,
-        metadata=snapshot.metadata,
-        pruned_logs=base.pruned_logs if amended else (),
-    )
 
 
 # -- manifests --------------------------------------------------------------------------------
@@ -376,13 +330,13 @@ async def rebase_changes(checkout: Checkout, branch: str, solver: ConflictSolver
         Kind ``commit-conflict``; the base is no ancestor of the tip: the branch was reset.
     """
     assets = checkout.assets
-    info = (await read_state(assets)).info
-    tip = info.branches.get(branch)
+    refs = await read_refs(assets)
+    tip = await refs.find_branch(branch)
     if tip is None or tip == checkout.snapshot_id:
         return
     with checkout.lock:
         changes = effective_changes(checkout.base.nodes, checkout.changes)
-    outcome = await _replay(checkout, info, tip, changes, solver)
+    outcome = await _replay(checkout, refs, tip, changes, solver)
     if outcome.failure is None:
         checkout.rebased(await assets.snapshot(tip), outcome.changes)
         return
@@ -401,8 +355,8 @@ async def require_unconflicted(checkout: Checkout, tip: ObjectId) -> None:
         Kind ``commit-conflict``; the fork's base is no ancestor of ``tip``.
     """
     await checkout.ready()
-    info = (await read_state(checkout.assets)).info
-    outcome = await _replay(checkout, info, tip, checkout.changes, ConflictDetector())
+    refs = await read_refs(checkout.assets)
+    outcome = await _replay(checkout, refs, tip, checkout.changes, ConflictDetector())
     if outcome.failure is not None:
         raise outcome.failure
 
@@ -420,17 +374,16 @@ class _Replayed:
 
 
 async def _replay(
-    checkout: Checkout, info: RepoInfo, tip: ObjectId, changes: ChangeSet, solver: ConflictSolver
+    checkout: Checkout, refs: RefStore, tip: ObjectId, changes: ChangeSet, solver: ConflictSolver
 ) -> _Replayed:
     """Hold changes against every commit after the checkout's base, oldest first."""
     assets, base = checkout.assets, checkout.base.nodes
     reached = checkout.snapshot_id
-    behind = _commits_between(info, reached, tip)
-    records = [_require_record(info, snapshot_id) for snapshot_id in behind]
+    records = await _commits_between(refs, reached, tip)
     logs = await gather_limited(_CONCURRENT_READS, [_logs_of(assets, record) for record in records])
     for record, record_logs in zip(records, logs, strict=True):
-        # The rules look into their nodes only for nodes that we created or deleted.
-        looks = bool(changes.new_nodes or changes.deleted)
+        # The rules look into their nodes only for nodes that we created, deleted or moved.
+        looks = bool(changes.new_nodes or changes.deleted or changes.moves)
         theirs = (await assets.snapshot(record.id)).nodes if looks else base
         for log in record_logs:
             changes, conflicts = solve(Comparison(log, theirs, changes, base), solver)
@@ -441,25 +394,19 @@ async def _replay(
     return _Replayed(changes, reached)
 
 
-def _commits_between(info: RepoInfo, base: ObjectId, tip: ObjectId) -> list[ObjectId]:
-    """Return the snapshots after ``base`` up to ``tip``, oldest first."""
-    behind: list[ObjectId] = []
-    for snapshot_id in info.snapshots.ancestor_ids(tip):
-        if snapshot_id == base:
+async def _commits_between(refs: RefStore, base: ObjectId, tip: ObjectId) -> list[SnapshotRecord]:
+    """Return the commits after ``base`` up to ``tip``, oldest first."""
+    behind: list[SnapshotRecord] = []
+    async for record in refs.ancestors(tip):
+        if record.id == base:
             return behind[::-1]
-        behind.append(snapshot_id)
+        behind.append(record)
     raise ConflictError(
         id_text(base),
         id_text(tip),
         f"the branch no longer contains snapshot {id_text(base)}, which the session is based on: "
         "it was reset or amended. Open a new session and make the changes again.",
     )
-
-
-def _require_record(info: RepoInfo, snapshot_id: ObjectId) -> SnapshotRecord:
-    record = info.snapshots.get(snapshot_id)
-    assert record is not None, "ancestor_ids yields registered snapshots only"
-    return record
 
 
 async def _logs_of(assets: AssetManager, record: SnapshotRecord) -> list[TransactionLog]:

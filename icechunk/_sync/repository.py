@@ -42,7 +42,8 @@ class RepositoryTwins:
         authorize_virtual_chunk_access : mapping of str to credential or None, optional
             URL prefixes of virtual chunk containers that may be read, and how to get in.
         spec_version : SpecVersion or int, optional
-            Version of the format; 2 is what can be made.
+            Version of the format, 2 by default. Version 1 is for those who still read it; it has
+            no amending, no moves, and no repository metadata, status or operations log.
         check_clean_root : bool
             Refuse a place where there are other objects.
 
@@ -56,7 +57,8 @@ class RepositoryTwins:
         InvalidInputError
             Kind ``parent-directory-not-clean``; something is there already.
         ConflictError
-            Kind ``repo-info-updated``; somebody else created a repository at this moment.
+            Kind ``repo-info-updated``, in version 1 ``branch-update-conflict``; somebody else
+            created a repository at this moment.
         StorageError
             The place cannot be written.
         """
@@ -118,9 +120,27 @@ class RepositoryTwins:
         return run(cls.exists_async(storage))
 
     @classmethod
+    def fetch_spec_version(cls, storage: Storage) -> SpecVersion | None:
+        """Return the version of the repository at a place, None when there is none."""
+        return run(cls.fetch_spec_version_async(storage))
+
+    @classmethod
     def fetch_config(cls, storage: Storage) -> RepositoryConfig | None:
         """Return the configuration stored in a repository, None when none is."""
         return run(cls.fetch_config_async(storage))
+
+    def save_config(self) -> None:
+        """Store the effective configuration in the repository, for whoever opens it from now on.
+
+        Raises
+        ------
+        ConflictError
+            Version 1 of the format, kind ``config-updated``; somebody else changed it since it was
+            read here. In version 2 the last one wins, and the operations log tells.
+        ReadOnlyError
+            Kind ``read-only-repository``.
+        """
+        return run(self.save_config_async())
 
     def readonly_session(
         self,

@@ -24,7 +24,8 @@ class RepositoryRefsTwins:
         Raises
         ------
         AlreadyExistsError
-            Kind ``branch-already-exists``.
+            Kind ``branch-already-exists``. In version 1 of the format that is a ConflictError, kind
+            ``branch-update-conflict``.
         SnapshotNotFoundError
             Kind ``snapshot-not-found``.
         """

@@ -86,6 +86,42 @@ class SessionEditsTwins:
         """
         return run(self.flush_async(message, metadata=metadata))
 
+    def move(self, from_path: str, to_path: str) -> None:
+        """Move a group or array, with everything below it, to another path.
+
+        Only sessions of `Repository.rearrange_session` move nodes. Several moves may follow one
+        another: two nodes change places by way of a third path.
+
+        Parameters
+        ----------
+        from_path : str
+            Absolute path of the node.
+        to_path : str
+            Absolute path where it goes. The group above must be there, the path itself must not.
+
+        Raises
+        ------
+        NodeNotFoundError
+            Kind ``node-not-found``; there is nothing at ``from_path``.
+        AlreadyExistsError
+            Kind ``move-wont-overwrite``; there is something at ``to_path``.
+        SessionStateError
+            Kind ``move-into-self-or-descendant``, also for the root;
+            ``move-destination-parent-missing`` or ``move-destination-parent-not-group``;
+            ``non-rearrange-session``.
+        ReadOnlyError
+            Kind ``read-only-session``.
+        InvalidInputError
+            Kind ``invalid-path``.
+
+        Notes
+        -----
+        Source: Icechunk specification, section "Move (v2)". Ids, metadata and chunks stay as they
+        are; nothing is copied. On rebase a move takes along what others changed in the nodes or
+        put below them.
+        """
+        return run(self.move_async(from_path, to_path))
+
     def shift_array(self, array_path: str, chunk_offset: Iterable[int]) -> None:
         """Move every chunk of an array by the same number of chunks.
 

@@ -268,6 +268,17 @@ class AssetManager:
         return parse() if len(data) <= _DECODE_INLINE_BYTES else await in_thread(parse)
 
 
+async def exists(storage: Storage, key: str) -> bool:
+    """Say whether there is an object at a key."""
+    try:
+        await storage.head(key)
+    except StorageError as e:
+        if e.kind == ErrorKind.OBJECT_NOT_FOUND:
+            return False
+        raise
+    return True
+
+
 def needs_version_2(what: str) -> FormatError:
     """Return the error of something that version 1 of the format does not have."""
     return FormatError(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 from urllib.parse import quote, unquote
 
-from icechunk.assets.manager import REPO_KEY, needs_version_2, snapshot_key
+from icechunk.assets.manager import REPO_KEY, exists, needs_version_2, snapshot_key
 from icechunk.assets.ref_store import Ancestry, RefStore, StoredConfig
 from icechunk.assets.refs import backup_name, pauses
 from icechunk.core import history
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from icechunk.assets.manager import AssetManager
     from icechunk.format.repo_info import SnapshotRecord
     from icechunk.format.snapshot import Snapshot
-    from icechunk.storage.base import Storage, Version
+    from icechunk.storage.base import Version
 
 CONFIG_KEY: Final = "config.yaml"
 REFS_PREFIX: Final = "refs/"
@@ -58,6 +58,9 @@ class _Ref:
 class RefFiles(RefStore):
     """The ref files of a version 1 repository; every question reads them anew."""
 
+    MARK: Final = "refs/branch.main/ref.json"
+    """The object by which a repository of this version is known."""
+
     @classmethod
     async def read(cls, assets: AssetManager) -> RefFiles:
         """Return the refs; nothing is read yet."""
@@ -66,7 +69,7 @@ class RefFiles(RefStore):
     @classmethod
     async def create(
         cls, assets: AssetManager, snapshot: Snapshot, config: Mapping[str, Any] | None
-    ) -> None:
+    ) -> Version | None:
         """Write the first files of a repository.
 
         Raises
@@ -76,14 +79,18 @@ class RefFiles(RefStore):
         """
         refs = cls(assets)
         await assets.write_snapshot(snapshot)
-        if config is not None:
-            await refs.save_config(config, None)
+        version = None if config is None else await refs.save_config(config, None)
         await refs.create_branch(history.MAIN, snapshot.id)
+        return version
 
-    @staticmethod
-    async def is_at(storage: Storage) -> bool:
-        """Say whether there is a repository of this version, if there is none of version 2."""
-        return await _exists(storage, _key(_BRANCH, history.MAIN))
+    # -- what is allowed ----------------------------------------------------------------------
+
+    def require_writable(self) -> None:
+        """Allow writes: a version 1 repository has no status."""
+
+    def require_moves(self) -> NoReturn:
+        """Refuse: there are no moves in version 1."""
+        raise needs_version_2("moving groups and arrays")
 
     # -- looking ------------------------------------------------------------------------------
 
@@ -263,7 +270,7 @@ class RefFiles(RefStore):
 
     async def _require_version_1(self) -> None:
         """Refuse to write refs that nobody reads any more."""
-        if await _exists(self.assets.storage, REPO_KEY):
+        if await exists(self.assets.storage, REPO_KEY):
             raise SessionStateError(
                 "the repository was upgraded to format version 2 since it was opened here. Open it "
                 "again.",
@@ -350,7 +357,7 @@ class RefFiles(RefStore):
     async def _is_deleted(self, tag: str) -> bool:
         _check_no_slash(tag, _TAG)
         for key in _keys(_TAG, tag):
-            if await _exists(self.assets.storage, key + _TOMBSTONE):
+            if await exists(self.assets.storage, key + _TOMBSTONE):
                 return True
         return False
 
@@ -387,16 +394,6 @@ class RefFiles(RefStore):
             f"branch {branch!r} was changed by others in every attempt to change it. Try again.",
             ErrorKind.UPDATE_ATTEMPTS_EXHAUSTED,
         )
-
-
-async def _exists(storage: Storage, key: str) -> bool:
-    try:
-        await storage.head(key)
-    except StorageError as e:
-        if e.kind == ErrorKind.OBJECT_NOT_FOUND:
-            return False
-        raise
-    return True
 
 
 def _key(kind: str, name: str) -> str:

@@ -76,6 +76,30 @@ class RefStore(ABC):
     def __init__(self, assets: AssetManager) -> None:
         self.assets = assets
 
+    # -- what is allowed ----------------------------------------------------------------------
+
+    @abstractmethod
+    def require_writable(self) -> None:
+        """Refuse writes where the status of the repository forbids them.
+
+        Raises
+        ------
+        ReadOnlyError
+            Version 2, kind ``read-only-repository``.
+        """
+
+    @abstractmethod
+    def require_moves(self) -> None:
+        """Refuse moves where they are switched off, or where there are none.
+
+        Raises
+        ------
+        SessionStateError
+            Version 2, kind ``feature-flag-disabled``.
+        FormatError
+            Version 1, kind ``unsupported-spec-version``.
+        """
+
     # -- looking ------------------------------------------------------------------------------
 
     @abstractmethod

@@ -123,6 +123,24 @@ async def update_repo(
     )
 
 
+def require_online(info: RepoInfo, assets: AssetManager) -> None:
+    """Refuse writes where the repository's status forbids them.
+
+    Raises
+    ------
+    ReadOnlyError
+        Kind ``read-only-repository``.
+    """
+    if info.status.availability is not RepoAvailability.ONLINE:
+        reason = info.status.reason
+        raise ReadOnlyError(
+            f"the repository at {assets.storage.description} is read-only"
+            + (f": {reason}" if reason else "")
+            + ". Its status must be set to online before it can be written.",
+            ErrorKind.READ_ONLY_REPOSITORY,
+        )
+
+
 def pauses(
     tries: int, immediate: int, initial_seconds: float, longest_seconds: float
 ) -> Iterator[float]:
@@ -152,14 +170,8 @@ async def _attempt(
     status_change: bool,
 ) -> RepoInfo | None:
     """Write the changed state; None when the race was lost, or the outcome is not known."""
-    if state.info.status.availability is not RepoAvailability.ONLINE and not status_change:
-        reason = state.info.status.reason
-        raise ReadOnlyError(
-            f"the repository at {assets.storage.description} is read-only"
-            + (f": {reason}" if reason else "")
-            + ". Its status must be set to online before it can be written.",
-            ErrorKind.READ_ONLY_REPOSITORY,
-        )
+    if not status_change:
+        require_online(state.info, assets)
     changed, kind = change(state.info)
     backup = backup_name()
     page = assets.config.num_updates_per_repo_info_file

@@ -6,13 +6,15 @@ Source: Icechunk specification, section "The repo object in v2".
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from icechunk.assets.manager import REPO_KEY
 from icechunk.assets.ref_store import Ancestry, RefStore, StoredConfig
-from icechunk.assets.refs import RepoState, read_state, update_repo
+from icechunk.assets.refs import RepoState, read_state, require_online, update_repo
 from icechunk.core import history
 from icechunk.core.changes import ChangeSet
 from icechunk.core.commit import transaction_log_of
+from icechunk.core.features import Feature, require_feature
 from icechunk.errors import ConflictError, ErrorKind
 from icechunk.format.repo_info import ConfigChanged, RepoInfo, RepoInitialized, UpdateKind
 from icechunk.storage.base import LostRaceError
@@ -38,6 +40,9 @@ class RepoObject(RefStore):
         The repo object.
     """
 
+    MARK: Final = REPO_KEY
+    """The object by which a repository of this version is known."""
+
     def __init__(self, assets: AssetManager, state: RepoState) -> None:
         super().__init__(assets)
         self.state = state
@@ -50,7 +55,7 @@ class RepoObject(RefStore):
     @classmethod
     async def create(
         cls, assets: AssetManager, snapshot: Snapshot, config: Mapping[str, Any] | None
-    ) -> None:
+    ) -> Version | None:
         """Write the first files of a repository.
 
         Raises
@@ -77,6 +82,17 @@ class RepoObject(RefStore):
                 "moment. Open it.",
                 ErrorKind.REPO_INFO_UPDATED,
             ) from e
+        return None
+
+    # -- what is allowed ----------------------------------------------------------------------
+
+    def require_writable(self) -> None:
+        """Refuse writes to a read-only repository; raises `ReadOnlyError`."""
+        require_online(self.state.info, self.assets)
+
+    def require_moves(self) -> None:
+        """Refuse moves where they are switched off; raises `SessionStateError`."""
+        require_feature(self.state.info, Feature.MOVE_NODE)
 
     # -- looking ------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from icechunk._typing import U32Array
+    from icechunk.core.moves import Move
     from icechunk.core.nodes import NodeDocument
     from icechunk.format.snapshot import NodeKind, NodeSnapshot
     from icechunk.ids import NodeId
@@ -164,17 +165,21 @@ class ChangeSet:
         Nodes of the base that are gone.
     chunks : dict of NodeId to ChunkEdits
         Chunks set or deleted, of nodes of either kind.
+    moves : tuple of Move
+        Nodes of the base that were moved, in the order it was done; a session either moves nodes
+        or does the rest.
     """
 
     new_nodes: dict[NodePath, NodeSnapshot] = field(default_factory=dict)
     updated: dict[NodeId, NodeDocument] = field(default_factory=dict)
     deleted: dict[NodeId, DeletedNode] = field(default_factory=dict)
     chunks: dict[NodeId, ChunkEdits] = field(default_factory=dict)
+    moves: tuple[Move, ...] = ()
     _sorted_new: list[NodePath] | None = field(default=None, repr=False)
 
     def is_empty(self) -> bool:
         """Say whether nothing was changed."""
-        return not (self.new_nodes or self.updated or self.deleted or self.chunks)
+        return not (self.new_nodes or self.updated or self.deleted or self.chunks or self.moves)
 
     def copy(self) -> ChangeSet:
         """Return a change set that can go its own way."""
@@ -183,6 +188,7 @@ class ChangeSet:
             dict(self.updated),
             dict(self.deleted),
             {node: edits.copy() for node, edits in self.chunks.items()},
+            self.moves,
         )
 
     def set_document(self, node: NodeSnapshot, document: NodeDocument, *, base: bool) -> None:

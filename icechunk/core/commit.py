@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from icechunk.core.moves import arranged, composed_moves
 from icechunk.format.chunk_table import sorted_unique
 from icechunk.format.snapshot import ManifestFiles, NodeKind
 from icechunk.format.transaction_log import TransactionLog
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from icechunk.core.changes import ChangeSet
     from icechunk.format.snapshot import ManifestRefs, NodeSnapshot, NodeTable
-    from icechunk.format.transaction_log import MoveOperation
     from icechunk.ids import NodeId, ObjectId
 
 
@@ -79,10 +79,11 @@ def next_nodes(
     base : NodeTable
         Nodes of the parent snapshot.
     changes : ChangeSet
-        What the session changed.
+        What the session changed; moves are done first.
     manifests : mapping of NodeId to ManifestRefs
         New manifests of the arrays named by `array_nodes_to_write`.
     """
+    base = arranged(base, changes.moves).nodes
     removed = []
     for node_id, gone in changes.deleted.items():
         node = base.get(gone.path)
@@ -143,7 +144,7 @@ def transaction_log_of(
             for node_id, edits in changes.chunks.items()
             if node_id in alive or base.by_id(node_id) is not None
         },
-        moved_nodes=(),
+        moved_nodes=arranged(base, changes.moves).moved,
     )
 
 
@@ -171,16 +172,3 @@ def united_log(older: TransactionLog, newer: TransactionLog) -> TransactionLog:
         updated_chunks=chunks,
         moved_nodes=composed_moves([*older.moved_nodes, *newer.moved_nodes]),
     )
-
-
-def composed_moves(moves: Iterable[MoveOperation]) -> tuple[MoveOperation, ...]:
-    """Return one move for each node that ended elsewhere, ordered by the new path.
-
-    The order is component by component: ``/a/x`` comes before ``/a-b``.
-    """
-    composed: dict[NodeId, MoveOperation] = {}
-    for move in moves:
-        first = composed.get(move.node_id, move)
-        composed[move.node_id] = replace(move, from_path=first.from_path)
-    elsewhere = [move for move in composed.values() if move.from_path != move.to_path]
-    return tuple(sorted(elsewhere, key=lambda move: move.to_path.split("/")))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from icechunk.core.moves import path_in_the_way
 from icechunk.format.chunk_table import ChunkTable, sorted_unique
 from icechunk.format.snapshot import NodeKind
 from icechunk.paths import NodePath, parent_of
@@ -75,7 +76,8 @@ _MEANING = {
     "the array's metadata was changed there",
     ConflictType.DeleteOfUpdatedArray: "the array was deleted here and changed there",
     ConflictType.DeleteOfUpdatedGroup: "the group was deleted here and changed there",
-    ConflictType.MoveOperationCannotBeRebased: "the other commit moves nodes",
+    ConflictType.MoveOperationCannotBeRebased: "nodes were moved, and what the other side did "
+    "does not go with it",
 }
 
 _CHUNKS_SHOWN = 8
@@ -90,7 +92,7 @@ class Conflict:
     conflict_type : ConflictType
         What conflicts.
     path : str
-        Path of the group or array, empty for moves.
+        Path of the group or array; empty when the other commit moves nodes.
     conflicted_chunks : list of list of int, or None
         Coordinates of the chunks both sides changed; None where chunks are not the matter.
     """
@@ -320,6 +322,15 @@ def _deleted_paths(c: Comparison, kind: NodeKind) -> list[NodePath]:
     return sorted(node.path for node in c.ours.deleted.values() if node.kind is kind)
 
 
+def _move_without_its_place(c: Comparison) -> Iterator[Conflict]:
+    # The reference drops what they created at our destination, and fails later, or never, where
+    # the node that we moved or the group that we moved it to is gone.
+    if c.ours.moves:
+        path = path_in_the_way(c.theirs, c.ours.moves)
+        if path is not None:
+            yield Conflict(ConflictType.MoveOperationCannotBeRebased, path)
+
+
 _RULES: tuple[Callable[[Comparison], Iterator[Conflict]], ...] = (
     _new_node_exists,
     _new_node_below_array,
@@ -344,4 +355,5 @@ _RULES: tuple[Callable[[Comparison], Iterator[Conflict]], ...] = (
     _chunks_written_twice,
     _deleted_array_changed,
     _deleted_group_changed,
+    _move_without_its_place,
 )

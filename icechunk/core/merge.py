@@ -62,6 +62,7 @@ def merge_changes(
         _check_nodes(into, other, path_of)
         if policy is ChunkPolicy.ERROR:
             _check_chunks(into, other, path_of)
+    into.moves += other.moves
     created_here = {node.id: node for node in into.new_nodes.values()}
     for node in other.new_nodes.values():
         into.create(node)

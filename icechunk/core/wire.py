@@ -14,6 +14,7 @@ import numpy as np
 import zstandard
 
 from icechunk.core.changes import ChangeSet, DeletedNode
+from icechunk.core.moves import Move
 from icechunk.core.nodes import NodeDocument, document_of
 from icechunk.errors import ErrorKind, FormatError
 from icechunk.format.chunk_table import ChunkTable
@@ -25,7 +26,7 @@ from icechunk.paths import NodePath
 if TYPE_CHECKING:
     from icechunk._typing import AnyArray
 
-WIRE_VERSION: Final = 1
+WIRE_VERSION: Final = 2
 
 _LEVEL: Final = 1
 _MAX_BYTES: Final = 8 * 2**30
@@ -74,6 +75,7 @@ def pack_changes(changes: ChangeSet) -> dict[str, Any]:
         "updated": [(node, _pack_document(doc)) for node, doc in changes.updated.items()],
         "deleted": [(node, gone.path, int(gone.kind)) for node, gone in changes.deleted.items()],
         "chunks": [(node, pack_table(edits.table())) for node, edits in changes.chunks.items()],
+        "moves": [(move.node_id, move.from_path, move.to_path) for move in changes.moves],
     }
 
 
@@ -97,6 +99,10 @@ def unpack_changes(document: dict[str, Any]) -> ChangeSet:
         for node, packed in document["chunks"]:
             table = unpack_table(packed)
             changes.edits(NodeId(node), table.ndim).extend(table)
+        changes.moves = tuple(
+            Move(node_id=NodeId(node), from_path=NodePath(before), to_path=NodePath(after))
+            for node, before, after in document["moves"]
+        )
     except (KeyError, TypeError, ValueError) as e:
         raise _bad(f"damaged session bytes ({e!r})") from e
     return changes

@@ -12,7 +12,7 @@ import zarr
 
 import icechunk as ic
 from icechunk._io.loop import run
-from icechunk.assets.refs import update_repo
+from icechunk.assets.refs import read_state, update_repo
 from icechunk.errors import StorageError
 from icechunk.format.repo_info import (
     CommitAmended,
@@ -54,7 +54,7 @@ def messages(repo: ic.Repository) -> list[str]:
 
 def info_of(repo: ic.Repository) -> RepoInfo:
 
-    return run(repo._state.info())
+    return run(read_state(repo._state.assets)).info
 
 
 def log_of(repo: ic.Repository, snapshot_id: str) -> Any:

@@ -59,6 +59,7 @@ LAYERS = {
     "icechunk.repository": 8,
     "icechunk.repository_history": 8,
     "icechunk.repository_refs": 8,
+    "icechunk.repository_rewrites": 8,
     "icechunk.repository_state": 8,
     "icechunk.repository_upkeep": 8,
     "icechunk.virtual": 8,
