@@ -5,16 +5,21 @@ Source: Icechunk specification, sections "Move (v2)" and "rewrite_manifests".
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from icechunk._sync.repository_rewrites import RepositoryRewritesTwins
 from icechunk.checkout import SessionMode
+from icechunk.ids import id_text
+from icechunk.persisted_conditions import persisted_split_sizes
 from icechunk.session import Session
+from icechunk.session_state import checked_message
+from icechunk.transaction import ENGINE_METADATA_KEY, CommitMode, CommitRequest, commit_changes
 
 if TYPE_CHECKING:
     from icechunk.ids import ObjectId
     from icechunk.repository_state import RepositoryState
     from icechunk.session_state import SessionState
+    from icechunk.types import CommitMethod
 
 
 class RepositoryRewrites(RepositoryRewritesTwins):
@@ -47,3 +52,80 @@ class RepositoryRewrites(RepositoryRewritesTwins):
         refs.require_moves()
         tip = await refs.tip_of_branch(branch)
         return Session(await self._session_state(tip, SessionMode.rearrange, branch))
+
+    async def rewrite_manifests_async(
+        self,
+        message: str,
+        *,
+        branch: str,
+        metadata: dict[str, Any] | None = None,
+        commit_method: CommitMethod = "new_commit",
+    ) -> str:
+        """Write all manifests of a branch's tip again, as the configuration splits them now.
+
+        A commit writes only the manifests of what it changes, so after a change of the splitting
+        the others stay as they were until this is done.
+
+        Parameters
+        ----------
+        message : str
+            Commit message.
+        branch : str
+            Branch to commit to.
+        metadata : dict, optional
+            JSON-like facts kept with the snapshot, over the repository's default commit metadata.
+            Under ``__icechunk`` the splitting is recorded.
+        commit_method : {"new_commit", "amend"}
+            Put the snapshot after the branch's tip, or in its place.
+
+        Returns
+        -------
+        str
+            Id of the new snapshot, which has the same groups, arrays and chunks.
+
+        Raises
+        ------
+        ValueError
+            Another ``commit_method``.
+        RefNotFoundError
+            Kind ``ref-not-found``.
+        ConflictError
+            Kind ``commit-conflict``; somebody else committed meanwhile. Try again.
+        SessionStateError
+            Kind ``no-amend-for-initial-commit``, or ``rearrange-session-only``: a commit that
+            moved nodes is not amended by this.
+        ReadOnlyError
+            Kind ``read-only-repository``.
+
+        Notes
+        -----
+        Source: Icechunk specification, section "rewrite_manifests". Memory: the references of up
+        to 8 arrays at a time.
+        """
+        if commit_method not in {CommitMode.NEW.value, CommitMode.AMEND.value}:
+            raise ValueError(
+                f"commit_method is {commit_method!r}; expected 'new_commit' or 'amend'"
+            )
+        refs = await self._state.refs()
+        refs.require_writable()
+        tip = await refs.tip_of_branch(branch)
+        state = await self._session_state(tip, SessionMode.writable, branch)
+        request = CommitRequest(
+            mode=CommitMode(commit_method),
+            branch=branch,
+            message=checked_message(message),
+            metadata={
+                **state.commit_metadata(metadata),
+                ENGINE_METADATA_KEY: {"splitting_config": self._splitting()},
+            },
+            allow_empty=True,
+            rewrite=True,
+        )
+        return id_text(await commit_changes(state.checkout, request))
+
+    def _splitting(self) -> dict[str, Any] | None:
+        """Return the configured splitting as it is recorded; None where nothing is configured."""
+        manifest = self._state.config.manifest
+        if manifest is None or manifest.splitting is None:
+            return None
+        return {"split_sizes": persisted_split_sizes(manifest.splitting)}

@@ -26,7 +26,7 @@ from icechunk.core.commit import (
 )
 from icechunk.core.conflicts import Comparison, ConflictDetector, ConflictSolver, solve
 from icechunk.core.history import moved
-from icechunk.core.manifests import plan_manifests, split_of, split_table
+from icechunk.core.manifests import ManifestPlan, plan_manifests, split_of, split_table
 from icechunk.errors import (
     ConflictError,
     ErrorKind,
@@ -39,7 +39,7 @@ from icechunk.format.snapshot import ManifestFiles, ManifestRefs, NodeSnapshot, 
 from icechunk.ids import NodeId, ObjectId, id_text, new_object_id
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from icechunk.assets.manager import AssetManager
     from icechunk.assets.ref_store import RefStore
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from icechunk.core.changes import ChangeSet
     from icechunk.format.chunk_table import ChunkTable
     from icechunk.format.repo_info import SnapshotRecord
-    from icechunk.format.snapshot import NodeTable
     from icechunk.format.transaction_log import TransactionLog
 
 _CONCURRENT_ARRAYS: Final = 8
@@ -94,6 +93,8 @@ class CommitRequest:
         What to do when the branch moved; None fails then.
     max_rebases : int
         How often to rebase before giving up.
+    rewrite : bool
+        Write every manifest again, as the configuration splits them now.
     """
 
     mode: CommitMode = CommitMode.NEW
@@ -103,6 +104,7 @@ class CommitRequest:
     allow_empty: bool = False
     solver: ConflictSolver | None = None
     max_rebases: int = 0
+    rewrite: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +195,10 @@ async def _commit_once(
     metadata = dict(request.metadata)
     if request.solver is not None:
         metadata[ENGINE_METADATA_KEY] = {"rebase_attempts": rebases}
-    manifests, files = await write_manifests(assets, base.nodes, changes, reuse)
+    nodes_to_write = array_nodes_to_write(base.nodes, changes, every=request.rewrite)
+    manifests, files = await write_manifests(
+        assets, nodes_to_write, changes, reuse, rewrite=request.rewrite
+    )
     nodes = next_nodes(base.nodes, changes, manifests)
     snapshot = Snapshot(
         id=new_object_id(),
@@ -253,7 +258,12 @@ async def _log_to_replace(checkout: Checkout, refs: RefStore) -> TransactionLog:
 
 
 async def write_manifests(
-    assets: AssetManager, base: NodeTable, changes: ChangeSet, reuse: _Reuse
+    assets: AssetManager,
+    nodes: Sequence[NodeSnapshot],
+    changes: ChangeSet,
+    reuse: _Reuse,
+    *,
+    rewrite: bool,
 ) -> tuple[dict[NodeId, ManifestRefs], ManifestFiles]:
     """Write the manifests that changes need.
 
@@ -276,22 +286,29 @@ async def write_manifests(
             and (earlier.old_ids, earlier.grid) == (old_ids, grid)
         ):
             return earlier
-        refs, files = await _write_array(assets, node, table, grid)
+        refs, files = await _write_array(assets, node, table, grid, rewrite=rewrite)
         written = _WrittenManifests(old_ids, table, grid, refs, files)
         reuse.by_node[node.id] = written
         return written
 
-    nodes = array_nodes_to_write(base, changes)
     results = await gather_limited(_CONCURRENT_ARRAYS, [one(node) for node in nodes])
     refs = {node.id: written.refs for node, written in zip(nodes, results, strict=True)}
     return refs, ManifestFiles.concat([written.files for written in results])
 
 
 async def _write_array(
-    assets: AssetManager, node: NodeSnapshot, changes: ChunkTable, grid: tuple[int, ...]
+    assets: AssetManager,
+    node: NodeSnapshot,
+    changes: ChunkTable,
+    grid: tuple[int, ...],
+    *,
+    rewrite: bool,
 ) -> tuple[ManifestRefs, ManifestFiles]:
     split = split_of(node, assets.config.splitting)
-    plan = plan_manifests(node.manifests, changes.coords, grid, split)
+    if rewrite:
+        plan = ManifestPlan.rewriting(node.manifests)
+    else:
+        plan = plan_manifests(node.manifests, changes.coords, grid, split)
 
     async def load(which: int) -> list[ChunkTable]:
         manifest = await assets.manifest(node.manifests.id_at(which))

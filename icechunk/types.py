@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypeAlias
 
 from icechunk._display import Displayed, Plain, Shown, shown_time
 from icechunk.errors import ErrorKind, InvalidInputError
@@ -18,6 +18,9 @@ FEATURE_NAMES: Final[Mapping[int, str]] = {3: "move_node", 4: "create_tag", 5: "
 """Feature flag ids and names; all are enabled unless a repository says otherwise."""
 
 ATTRIBUTION_MAX_BYTES: Final = 128
+CommitMethod: TypeAlias = Literal["new_commit", "amend"]
+"""Whether a snapshot comes after the last one of a branch, or takes its place."""
+
 _CLIENT: Final = re.compile(r"[!#-'*+\-.0-9A-Z^-z|~]+(/[!#-'*+\-.0-9A-Z^-z|~]+)?")
 _FREE_TEXT_REFUSED: Final = re.compile(r'[^ -~]|["();=\\]')
 

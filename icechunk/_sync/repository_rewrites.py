@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 from icechunk._io.loop import run
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from icechunk.session import Session
+    from icechunk.types import CommitMethod
 
 
 class RepositoryRewritesTwins:
@@ -30,3 +33,58 @@ class RepositoryRewritesTwins:
             Kind ``unsupported-spec-version``; a repository of version 1.
         """
         return run(self.rearrange_session_async(branch))
+
+    def rewrite_manifests(
+        self,
+        message: str,
+        *,
+        branch: str,
+        metadata: dict[str, Any] | None = None,
+        commit_method: CommitMethod = "new_commit",
+    ) -> str:
+        """Write all manifests of a branch's tip again, as the configuration splits them now.
+
+        A commit writes only the manifests of what it changes, so after a change of the splitting
+        the others stay as they were until this is done.
+
+        Parameters
+        ----------
+        message : str
+            Commit message.
+        branch : str
+            Branch to commit to.
+        metadata : dict, optional
+            JSON-like facts kept with the snapshot, over the repository's default commit metadata.
+            Under ``__icechunk`` the splitting is recorded.
+        commit_method : {"new_commit", "amend"}
+            Put the snapshot after the branch's tip, or in its place.
+
+        Returns
+        -------
+        str
+            Id of the new snapshot, which has the same groups, arrays and chunks.
+
+        Raises
+        ------
+        ValueError
+            Another ``commit_method``.
+        RefNotFoundError
+            Kind ``ref-not-found``.
+        ConflictError
+            Kind ``commit-conflict``; somebody else committed meanwhile. Try again.
+        SessionStateError
+            Kind ``no-amend-for-initial-commit``, or ``rearrange-session-only``: a commit that
+            moved nodes is not amended by this.
+        ReadOnlyError
+            Kind ``read-only-repository``.
+
+        Notes
+        -----
+        Source: Icechunk specification, section "rewrite_manifests". Memory: the references of up
+        to 8 arrays at a time.
+        """
+        return run(
+            self.rewrite_manifests_async(
+                message, branch=branch, metadata=metadata, commit_method=commit_method
+            )
+        )

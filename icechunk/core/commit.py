@@ -36,10 +36,13 @@ def effective_changes(base: NodeTable, changes: ChangeSet) -> ChangeSet:
     return effective
 
 
-def array_nodes_to_write(base: NodeTable, changes: ChangeSet) -> list[NodeSnapshot]:
+def array_nodes_to_write(
+    base: NodeTable, changes: ChangeSet, *, every: bool = False
+) -> list[NodeSnapshot]:
     """Return the arrays whose manifests a commit must look at, with their new documents.
 
-    New arrays that have chunks, and arrays of the base with a new document or changed chunks.
+    New arrays that have chunks, and arrays of the base with a new document or changed chunks; all
+    of the base with ``every``.
     """
     new = [
         node
@@ -48,6 +51,8 @@ def array_nodes_to_write(base: NodeTable, changes: ChangeSet) -> list[NodeSnapsh
     ]
     new_ids = {node.id for node in changes.new_nodes.values()}
     touched = (changes.updated.keys() | changes.chunks.keys()) - new_ids
+    if every:
+        touched |= {node.id for node in base} - changes.deleted.keys()
     old = []
     for node_id in sorted(touched):
         node = base.by_id(node_id)

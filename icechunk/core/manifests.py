@@ -47,6 +47,11 @@ class ManifestPlan:
     keep: I64Array
     load: I64Array
 
+    @classmethod
+    def rewriting(cls, old: ManifestRefs) -> ManifestPlan:
+        """Return the plan that keeps nothing and reads everything."""
+        return cls(np.zeros(0, np.int64), np.arange(len(old.ids), dtype=np.int64))
+
 
 def split_of(node: NodeSnapshot, rules: SplittingRules | None) -> tuple[int, ...]:
     """Return chunks per manifest along each axis of an array, as configured or by default."""
