@@ -108,6 +108,7 @@ from icechunk.storage import (
 )
 from icechunk.store import IcechunkStore
 from icechunk.types import ChecksumAlgorithm, ChunkType, RepoAvailability, RepoStatus, SpecVersion
+from icechunk.upgrade import upgrade_icechunk_repository
 from icechunk.virtual import VirtualChunkSpec
 
 __all__ = [
@@ -210,4 +211,5 @@ __all__ = [
     "s3_static_credentials",
     "s3_storage",
     "s3_store",
+    "upgrade_icechunk_repository",
 ]

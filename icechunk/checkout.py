@@ -295,7 +295,7 @@ class Checkout:
             Kind ``node-already-exists``; the node there is of the other kind.
         """
         self.require_writable()
-        document = parse_document(data, path)
+        document = parse_document(data, path, spec_version=self.assets.spec_version)
         with self.lock:
             node = self.node(path)
             if node is not None and node.kind is not document.kind:

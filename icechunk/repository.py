@@ -44,7 +44,9 @@ if TYPE_CHECKING:
 INITIAL_MESSAGE: Final = "Repository initialized"
 
 
-class Repository(RepositoryTwins, RepositoryHistory, RepositoryRefs, RepositoryRewrites, RepositoryUpkeep):
+class Repository(
+    RepositoryTwins, RepositoryHistory, RepositoryRefs, RepositoryRewrites, RepositoryUpkeep
+):
     """A versioned collection of Zarr groups and arrays.
 
     Made by `create`, `open` or `open_or_create`, not by calling the class.
@@ -212,6 +214,11 @@ class Repository(RepositoryTwins, RepositoryHistory, RepositoryRefs, RepositoryR
         state.config_version = await refs.save_config(stored, state.config_version)
 
     # -- what it is ---------------------------------------------------------------------------
+
+    @property
+    def state(self) -> RepositoryState:
+        """What it is made of; for the package's own use."""
+        return self._state
 
     @property
     def storage(self) -> Storage:

@@ -19,7 +19,7 @@ class Died(BaseException):
 
 
 class FaultyStorage(Storage):
-    """Passes every call on, but for one write.
+    """Passes every call on, but for one write; a deletion is one.
 
     Parameters
     ----------
@@ -79,7 +79,8 @@ class FaultyStorage(Storage):
         return self.inner.list(prefix)
 
     async def delete_many(self, keys: Sequence[str]) -> None:
-        await self.inner.delete_many(keys)
+        for key in keys:
+            await self._write(key, lambda key: self.inner.delete_many([key]))
 
     async def head(self, key: str) -> ObjectInfo:
         return await self.inner.head(key)

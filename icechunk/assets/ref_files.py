@@ -291,6 +291,7 @@ class RefFiles(RefStore):
 
     async def save_config(self, config: Mapping[str, Any], known: Version | None) -> Version | None:
         """Store a configuration over the version that is known; None when there was none."""
+        await self._require_version_1()
         storage, data = self.assets.storage, config_to_yaml(config)
         try:
             if known is None:

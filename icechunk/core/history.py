@@ -121,10 +121,16 @@ def require_branch(info: RepoInfo, branch: str) -> ObjectId:
 
 
 def moved(expected: ObjectId | None, actual: ObjectId | None) -> ConflictError:
-    """Return the error of a commit to a branch that moved; None is no snapshot."""
-    return ConflictError(
-        None if expected is None else id_text(expected), None if actual is None else id_text(actual)
-    )
+    """Return the error of a commit to a branch that moved; no actual one: it was deleted."""
+    base = None if expected is None else id_text(expected)
+    if actual is None:
+        return ConflictError(
+            base,
+            None,
+            "the branch was deleted since the session was opened. Create it again at the session's "
+            "snapshot to commit there.",
+        )
+    return ConflictError(base, id_text(actual))
 
 
 def record_of(

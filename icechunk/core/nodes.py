@@ -65,7 +65,7 @@ def document_of(node: NodeSnapshot) -> NodeDocument:
     )
 
 
-def parse_document(data: bytes, path: str) -> NodeDocument:
+def parse_document(data: bytes, path: str, *, spec_version: int = 2) -> NodeDocument:
     """Check a ``zarr.json`` and read out what the engine needs.
 
     Parameters
@@ -74,6 +74,8 @@ def parse_document(data: bytes, path: str) -> NodeDocument:
         The document as JSON text.
     path : str
         Node path, for messages.
+    spec_version : int
+        Version of the format; version 1 has regular chunk grids only.
 
     Returns
     -------
@@ -100,7 +102,7 @@ def parse_document(data: bytes, path: str) -> NodeDocument:
             return NodeDocument(kind=NodeKind.GROUP, user_data=data)
         case "array":
             lengths = _lengths(document.get("shape"), path)
-            counts = _chunk_counts(document.get("chunk_grid"), lengths, path)
+            counts = _chunk_counts(document.get("chunk_grid"), lengths, path, spec_version)
             return NodeDocument(
                 kind=NodeKind.ARRAY,
                 user_data=data,
@@ -124,7 +126,7 @@ def _is_count(n: Any) -> bool:
     return isinstance(n, int) and not isinstance(n, bool) and 0 <= n <= _MAX_LENGTH
 
 
-def _chunk_counts(grid: Any, lengths: list[int], path: str) -> list[int]:
+def _chunk_counts(grid: Any, lengths: list[int], path: str, spec_version: int) -> list[int]:
     configuration = grid.get("configuration") if isinstance(grid, dict) else None
     if not isinstance(configuration, dict):
         raise _bad(path, f"chunk_grid is {grid!r}; expected an object with a configuration")
@@ -136,14 +138,19 @@ def _chunk_counts(grid: Any, lengths: list[int], path: str) -> list[int]:
             _same_rank(sizes, lengths, path)
             # A chunk size of zero is accepted only where there is nothing to chunk.
             counts = [-(-n // size) if size else 0 for n, size in zip(lengths, sizes, strict=True)]
-        case "rectilinear":
+        case "rectilinear" if spec_version > 1:
             per_axis = configuration.get("chunk_shapes")
             if not isinstance(per_axis, list):
                 raise _bad(path, f"chunk_shapes is {per_axis!r}; expected a list of lists")
             _same_rank(per_axis, lengths, path)
             counts = [_rectilinear_count(sizes, path) for sizes in per_axis]
         case other:
-            raise _bad(path, f"chunk grid {other!r} is not supported; use regular or rectilinear")
+            known = "regular" if spec_version == 1 else "regular or rectilinear"
+            raise _bad(
+                path,
+                f"chunk grid {other!r} is not supported in format version {spec_version}; "
+                f"use {known}",
+            )
     if any(count > _MAX_CHUNKS for count in counts):
         raise _bad(
             path, f"{max(counts)} chunks along one dimension; at most {_MAX_CHUNKS} fit: use larger"

@@ -41,7 +41,7 @@ def _virtual_data() -> None:
                 raise
 
 
-@pytest.fixture(scope="module", params=[name for name in REPOSITORIES if name.startswith("v2")])
+@pytest.fixture(scope="module", params=REPOSITORIES)
 def golden(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[ic.Repository, dict[str, Any]]]:

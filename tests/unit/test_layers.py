@@ -62,6 +62,7 @@ LAYERS = {
     "icechunk.repository_rewrites": 8,
     "icechunk.repository_state": 8,
     "icechunk.repository_upkeep": 8,
+    "icechunk.upgrade": 8,
     "icechunk.virtual": 8,
     "icechunk.distributed": 9,
     "icechunk.dask": 9,
