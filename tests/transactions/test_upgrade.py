@@ -41,7 +41,7 @@ def log_of(repo: ic.Repository) -> list[dict[str, Any]]:
 
 
 def keys_of(storage: ic.Storage, prefix: str = "") -> list[str]:
-    return sorted(storage.list_objects(prefix=prefix))
+    return sorted(key for key, _ in storage.list_objects(prefix=prefix))
 
 
 def test_the_golden_repository_comes_out_as_the_official_upgrade_left_it(tmp_path: Path) -> None:
