@@ -63,7 +63,7 @@ def _labels(data: Mapping[str, Any]) -> Text:
 
 
 def _metadata_lines(metadata: Mapping[str, Any]) -> list[Text]:
-    shown = {k: v for k, v in metadata.items() if k != "__icechunk"}
+    shown = {k: v for k, v in metadata.items() if not k.startswith("__")}  # the engine's own
     lines = []
     for key, value in sorted(shown.items()):
         text = value if isinstance(value, str) else json.dumps(value, default=str)
@@ -120,7 +120,7 @@ def commit(data: Mapping[str, Any]) -> RenderableType:
     for line in _metadata_lines(data["metadata"]):
         key, _, value = line.plain.partition(": ")
         facts.add_row(key, value)
-    message = Padding(Text(clean(data["message"])), (1, 0, 1, 2))
+    message = Padding(Text(clean(data["message"])), (1, 0, 1, 2), expand=False)
     if data["changes"] is None:
         return Group(facts, message)
     return Group(facts, message, difference(data["changes"]))
@@ -194,6 +194,10 @@ def _dims_text(data: Mapping[str, Any]) -> str:
     return ", ".join(f"{clean(name)} {size}" if name else str(size) for name, size in sides)
 
 
+def _size_text(data: Mapping[str, Any]) -> str:
+    return "" if data["size_bytes"] is None else bytes_text(data["size_bytes"])
+
+
 def listing(nodes: Iterable[Mapping[str, Any]]) -> RenderableType:
     """Return the nodes directly below a group as a table."""
     result = table("name", "type", "dimensions", "chunks", ("size", "right"))
@@ -202,8 +206,8 @@ def listing(nodes: Iterable[Mapping[str, Any]]) -> RenderableType:
             result.add_row(Text(clean(node["name"]) + "/", style="bold blue"), "group", "", "", "")
             continue
         name = Text(clean(node["name"] or node["path"]), style=NAME)
-        result.add_row(name, node["dtype"], _dims_text(node), shape_text(node["chunks"]),
-                       bytes_text(node["size_bytes"]))  # fmt: skip
+        chunks = "irregular" if node["chunks"] is None else shape_text(node["chunks"])
+        result.add_row(name, node["dtype"], _dims_text(node), chunks, _size_text(node))
     return result if result.row_count else Text("empty", style=QUIET)
 
 
@@ -226,7 +230,7 @@ def _node_label(data: Mapping[str, Any]) -> Text:
         if not data.get("children", True):
             label.append("  empty", QUIET)
         return label
-    facts = f"  {data['dtype']}  ({_dims_text(data)})  {bytes_text(data['size_bytes'])}"
+    facts = f"  {data['dtype']}  ({_dims_text(data)})  {_size_text(data)}"
     return Text.assemble((name, NAME), (facts, QUIET))
 
 

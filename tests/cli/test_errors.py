@@ -68,6 +68,21 @@ def test_the_cause_of_a_storage_error_is_found(number: int) -> None:
     assert failure.hint
 
 
+def test_a_dead_worker_is_about_memory() -> None:
+    killed = type("KilledWorker", (Exception,), {})("tried on 4 workers")
+    failure = failure_of(killed)
+    assert "worker died: tried on 4 workers" in failure.message
+    assert "memory" in (failure.hint or "")
+
+
+def test_the_root_of_an_unknown_error_is_named() -> None:
+    error = RuntimeError("the graph failed")
+    error.__cause__ = ValueError("in a worker")
+    assert failure_of(error).message == (
+        "RuntimeError: the graph failed\ncaused by ValueError: in a worker"
+    )
+
+
 def test_an_unknown_error_asks_for_debug() -> None:
     assert "--debug" in (failure_of(KeyError("x")).hint or "")
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import tarfile
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.cli.conftest import series
+from tests.shared_data import shared_dir
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.cli.conftest import Cli, Repo
 
 
@@ -131,6 +136,39 @@ def test_tree(cli: Cli, repo: Repo) -> None:
     assert "(2x2)" in shown
     assert cli("tree", "repo", "-r", "main~2", "--json").data["children"] == []
     assert repo.path.is_dir()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["v1-basic", "v1-rich", "v1-by-2.3.0", "v2-basic", "v2-rich", "v2-virtual", "v2-upgraded"],
+)
+def test_repositories_of_the_official_package(cli: Cli, name: str) -> None:
+    """Every branch of every golden repository: irregular chunks, unknown types, pruned history."""
+    golden = shared_dir() / "golden"
+    expected = json.loads((golden / f"{name}.json").read_text("utf-8"))
+    with tarfile.open(golden / f"{name}.tar.gz") as archive:
+        archive.extractall(cli.directory, filter="data")
+    for branch, tip in expected["branches"].items():
+        log = cli("log", name, f"branch:{branch}", "--json").data
+        assert [c["id"] for c in log] == [c["id"] for c in expected["ancestry"][f"branch:{branch}"]]
+        tree = cli("tree", name, "-r", tip, "--json").data
+        nodes = {node["path"]: node for node in walk(tree) if node["path"] != "/"}
+        stored = expected["snapshots"][tip]["nodes"]
+        assert nodes.keys() >= stored.keys() - {"/"}
+        for path, node in nodes.items():
+            if path in stored:
+                assert node["kind"] == stored[path]["type"]
+                assert node["attributes"] == stored[path]["attributes"]
+        for command in (["log", name, tip], ["show", name, tip], ["ls", name, "-r", tip]):
+            assert cli(*command).out
+    tags = {t["name"]: t["snapshot_id"] for t in cli("tag", "list", name, "--json").data}
+    assert tags == expected["tags"]
+
+
+def walk(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield node
+    for child in node.get("children", ()):
+        yield from walk(child)
 
 
 @pytest.mark.parametrize("command", ["log", "show", "ls", "tree"])
