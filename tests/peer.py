@@ -2,7 +2,8 @@
 
 It has the same import name, so it is reached by a subprocess: tests exchange JSON and repositories
 on disk with it. ``ICECHUNK_PEER_PYTHON`` names its interpreter; a virtual environment ``.peer``
-beside ``pyproject.toml`` is found without. Tests that use it are marked ``peer``.
+beside ``pyproject.toml`` is found without. The last release that knew format version 1 alone is
+reached the same way: ``ICECHUNK_PEER1_PYTHON``, ``.peer1``. Tests of either are marked ``peer``.
 """
 
 from __future__ import annotations
@@ -18,29 +19,37 @@ from typing import Any
 import pytest
 
 PEER_VERSION = "2.3.0"
+PEER1_VERSION = "1.1.21"
 _TIMEOUT_SECONDS = 120
 _ROOT = Path(__file__).resolve().parents[1]
 
 
-def peer_python() -> Path:
+_PLACES = {
+    PEER_VERSION: ("ICECHUNK_PEER_PYTHON", ".peer"),
+    PEER1_VERSION: ("ICECHUNK_PEER1_PYTHON", ".peer1"),
+}
+
+
+def peer_python(version: str = PEER_VERSION) -> Path:
     """Return the interpreter that has the official package; skip the test without it.
 
     Continuous integration always has it, so there its absence is a failure, not a skip.
     """
-    for path in _candidates():
-        if path.is_file() and _version_of(path) == PEER_VERSION:
+    variable, folder = _PLACES[version]
+    for path in _candidates(variable, folder):
+        if path.is_file() and _version_of(path) == version:
             return path
     message = (
-        f"no environment with the official icechunk {PEER_VERSION}: make one with "
-        f"`python -m venv .peer && .peer/bin/pip install icechunk=={PEER_VERSION}`, or set "
-        "ICECHUNK_PEER_PYTHON to its interpreter"
+        f"no environment with the official icechunk {version}: make one with "
+        f"`python -m venv {folder} && {folder}/bin/pip install icechunk=={version}`, or set "
+        f"{variable} to its interpreter"
     )
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)
 
 
-def run_peer(script: str, *args: object) -> Any:
+def run_peer(script: str, *args: object, version: str = PEER_VERSION) -> Any:
     """Run a script with the official package and return what it printed as JSON.
 
     Parameters
@@ -49,8 +58,10 @@ def run_peer(script: str, *args: object) -> Any:
         Python source; its last line of output is the answer, as JSON.
     *args : object
         Its ``sys.argv[1:]``, as text.
+    version : str
+        Which release.
     """
-    command = [str(peer_python()), "-c", script, *map(str, args)]
+    command = [str(peer_python(version)), "-c", script, *map(str, args)]
     done = subprocess.run(
         command,
         capture_output=True,
@@ -65,11 +76,11 @@ def run_peer(script: str, *args: object) -> Any:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def _candidates() -> list[Path]:
-    named = os.environ.get("ICECHUNK_PEER_PYTHON")
+def _candidates(variable: str, folder: str) -> list[Path]:
+    named = os.environ.get(variable)
     here = [Path(named)] if named else []
     bin_dir, name = ("Scripts", "python.exe") if sys.platform == "win32" else ("bin", "python")
-    return [*here, _ROOT / ".peer" / bin_dir / name]
+    return [*here, _ROOT / folder / bin_dir / name]
 
 
 def _environment() -> dict[str, str]:

@@ -297,7 +297,7 @@ def test_the_stored_configuration() -> None:
     assert ic.Repository.open(storage).config.inline_chunk_threshold_bytes == 8
     backups = keys(storage, "overwritten/")
     assert len(backups) == 2
-    assert first in [get(storage, key) for key in backups]
+    assert first in [get(storage, f"overwritten/{key}") for key in backups]
 
 
 def test_names_that_other_writers_escape() -> None:
