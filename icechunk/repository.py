@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from icechunk._sync.repository import RepositoryTwins
+from icechunk.assets.preload import start_preload
 from icechunk.assets.ref_stores import create_refs, version_at
 from icechunk.assets.refs import now_us
 from icechunk.checkout import Base, Checkout, SessionMode
@@ -23,8 +24,10 @@ from icechunk.format.snapshot import ManifestFiles, NodeTable, Snapshot
 from icechunk.ids import INITIAL_SNAPSHOT_ID, ObjectId
 from icechunk.persisted_config import from_persisted, to_persisted
 from icechunk.repository_history import RepositoryHistory
+from icechunk.repository_inspect import RepositoryInspect
 from icechunk.repository_refs import RepositoryRefs
 from icechunk.repository_rewrites import RepositoryRewrites
+from icechunk.repository_settings import RepositorySettings
 from icechunk.repository_state import RepositoryState, VirtualAccess, refs_at, resolve_version
 from icechunk.repository_upkeep import RepositoryUpkeep
 from icechunk.session import Session
@@ -45,7 +48,13 @@ INITIAL_MESSAGE: Final = "Repository initialized"
 
 
 class Repository(
-    RepositoryTwins, RepositoryHistory, RepositoryRefs, RepositoryRewrites, RepositoryUpkeep
+    RepositoryTwins,
+    RepositoryHistory,
+    RepositoryInspect,
+    RepositoryRefs,
+    RepositoryRewrites,
+    RepositorySettings,
+    RepositoryUpkeep,
 ):
     """A versioned collection of Zarr groups and arrays.
 
@@ -312,7 +321,9 @@ class Repository(
         self, snapshot_id: ObjectId, mode: SessionMode, branch: str | None
     ) -> SessionState:
         state = self._state
-        base = Base.of(await state.assets.snapshot(snapshot_id))
+        snapshot = await state.assets.snapshot(snapshot_id)
+        start_preload(state.assets, snapshot)
+        base = Base.of(snapshot)
         return SessionState(
             checkout=Checkout(state.assets, state.virtual, snapshot_id, mode, base=base),
             branch=branch,
