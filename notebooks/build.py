@@ -100,15 +100,16 @@ session.commit("The second period", metadata={"steps": [STEPS, 2 * STEPS]})""",
     """## The history""",
     """for commit in repo.ancestry(branch="main"):
     print(commit.id, commit.message, commit.metadata.get("steps", ""))""",
-    """print(len(repo.diff(from_snapshot_id=list(repo.ancestry(branch="main"))[1].id,
-                to_branch="main").updated_chunks["/t2m"]), "chunks of t2m in the second commit")""",
+    """now, before, *_ = repo.ancestry(branch="main")
+changes = repo.diff(from_snapshot_id=before.id, to_snapshot_id=now.id)
+print(len(changes.updated_chunks["/t2m"]), "chunks of t2m in the second commit")""",
     """## Open it anew, and check every value
 
 On the cluster, block by block, against a second computation.""",
     """reopened = icechunk.Repository.open(storage).readonly_session("main")
 archive = xr.open_zarr(reopened.store, consolidated=False, chunks={})
-expected = xr.concat([period(0), period(STEPS)], dim="time", data_vars="minimal",
-                     coords="minimal", compat="override", join="override")
+how = {"data_vars": "minimal", "coords": "minimal", "compat": "override", "join": "override"}
+expected = xr.concat([period(0), period(STEPS)], dim="time", **how)
 
 equal = {name: bool((archive[name] == expected[name]).all()) for name in ("t2m", "u10")}
 assert all(equal.values())
@@ -117,8 +118,7 @@ print(f"{archive.nbytes / 1e6:.0f} MB read back:", equal)""",
     """## Back in time
 
 The first period is one commit back, and stays there.""",
-    """before = list(repo.ancestry(branch="main"))[1]
-xr.open_zarr(repo.readonly_session(snapshot_id=before.id).store, consolidated=False).sizes""",
+    """xr.open_zarr(repo.readonly_session(snapshot_id=before.id).store, consolidated=False).sizes""",
     """client.close()
 cluster.close()
 folder.cleanup()""",
