@@ -1,8 +1,8 @@
 """Fetching the manifests that a session will most likely need, before it asks.
 
-Source: Icechunk specification, section "Repository configuration" (``manifest.preload``). Coordinate
-arrays are small and read by everybody who opens a dataset, so over a network their manifests come
-while the caller is still busy with the metadata. Nothing depends on it.
+Source: Icechunk specification, section "Repository configuration" (``manifest.preload``).
+Coordinate arrays are small and read by everybody who opens a dataset, so over a network their
+manifests come while the caller is still busy with the metadata. Nothing depends on it.
 """
 
 from __future__ import annotations

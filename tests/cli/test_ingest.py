@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from zarr.codecs import BloscCodec
 
 import icechunk
+from icechunk.cli import writing
 from tests.cli.conftest import series
 from tests.shared_data import shared_dir
 
@@ -24,7 +26,10 @@ RAW: dict[str, Any] = {"mask_and_scale": False, "decode_times": False, "decode_c
 def stored(path: Path, group: str | None = None, **how: Any) -> xr.Dataset:
     repo = icechunk.Repository.open(icechunk.local_filesystem_storage(str(path)))
     session = repo.readonly_session("main")
-    return xr.open_zarr(session.store, group=group, consolidated=False, **(RAW | how)).load()
+    dataset: xr.Dataset = xr.open_zarr(
+        session.store, group=group, consolidated=False, **(RAW | how)
+    )
+    return dataset.load()
 
 
 def source(*paths: Path) -> xr.Dataset:
@@ -32,7 +37,12 @@ def source(*paths: Path) -> xr.Dataset:
     parts = [xr.open_dataset(path, engine="netcdf4", **RAW).load() for path in paths]
     for part in parts:
         part.close()
-    how = {"data_vars": "minimal", "coords": "minimal", "compat": "override", "join": "override"}
+    how: dict[str, Any] = {
+        "data_vars": "minimal",
+        "coords": "minimal",
+        "compat": "override",
+        "join": "override",
+    }
     return xr.concat(parts, dim="time", **how) if len(parts) > 1 else parts[0]
 
 
@@ -318,7 +328,7 @@ def test_zarr_stores(cli: Cli, zarr_format: int) -> None:
 
 
 def test_the_compressors_of_a_zarr_store_are_kept(cli: Cli) -> None:
-    codec = zarr.codecs.BloscCodec(cname="lz4", clevel=3)
+    codec = BloscCodec(cname="lz4", clevel=3)
     encoding = {"t": {"compressors": (codec,), "chunks": (2, 4), "fill_value": 5}}
     series(0, 5).to_zarr(cli.directory / "s.zarr", encoding=encoding, consolidated=False)
     cli("ingest", "s.zarr", "repo")
@@ -327,7 +337,7 @@ def test_the_compressors_of_a_zarr_store_are_kept(cli: Cli) -> None:
         repo = icechunk.Repository.open(
             icechunk.local_filesystem_storage(str(cli.directory / name))
         )
-        array = zarr.open_array(repo.readonly_session("main").store, path="t", mode="r")
+        array: Any = zarr.open_array(repo.readonly_session("main").store, path="t", mode="r")
         assert array.compressors[0].to_dict()["configuration"]["cname"] == "lz4"
         assert array.chunks == (2, 4)
         assert array.fill_value == 5
@@ -369,22 +379,19 @@ def test_a_missing_library_names_the_extra(cli: Cli, monkeypatch: pytest.MonkeyP
     assert "pip install 'icechunk[grib]'" in cli("ingest", "x.grib", "repo", code=1).err
 
 
-def test_two_appends_at_once_one_is_told(cli: Cli, files: list[str]) -> None:
+def test_two_appends_at_once_one_is_told(
+    cli: Cli, files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Somebody else commits between planning and commit."""
-    from icechunk.cli import writing
-
     cli("ingest", files[0], "repo")
     original = writing.commit
 
     def commit_late(*args: Any) -> str:
-        writing.commit = original
+        monkeypatch.undo()
         cli("ingest", files[1], "repo", "--append-dim", "time")
         return original(*args)
 
-    writing.commit = commit_late
-    try:
-        result = cli("ingest", files[2], "repo", "--append-dim", "time", code=4)
-    finally:
-        writing.commit = original
+    monkeypatch.setattr(writing, "commit", commit_late)
+    result = cli("ingest", files[2], "repo", "--append-dim", "time", code=4)
     assert "Nothing was committed" in result.err
     assert stored(cli.directory / "repo").sizes["time"] == 8

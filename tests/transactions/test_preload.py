@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import zarr
-from tests.faults import FaultyStorage
 
 import icechunk as ic
 from icechunk.assets.preload import manifests_to_preload
 from icechunk.ids import id_text
+from tests.faults import FaultyStorage
 
 if TYPE_CHECKING:
     from icechunk.storage.base import ByteRange
