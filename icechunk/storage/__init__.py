@@ -19,6 +19,7 @@ from icechunk.storage.makers import (
     local_filesystem_storage,
     s3_storage,
 )
+from icechunk.storage.url import storage_for_url
 from icechunk.storage_settings import (
     StorageConcurrencySettings,
     StorageRetriesSettings,
@@ -48,4 +49,5 @@ __all__ = [
     "local_filesystem_store",
     "s3_storage",
     "s3_store",
+    "storage_for_url",
 ]
