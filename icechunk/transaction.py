@@ -36,6 +36,7 @@ from icechunk.errors import (
 )
 from icechunk.format.manifest import Manifest
 from icechunk.format.snapshot import ManifestFiles, ManifestRefs, NodeSnapshot, Snapshot
+from icechunk.format.values import plain_value
 from icechunk.ids import NodeId, ObjectId, id_text, new_object_id
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ async def commit_changes(checkout: Checkout, request: CommitRequest) -> ObjectId
         that is a ConflictError with no actual parent.
     """
     assets = checkout.assets
+    plain_value(request.metadata)  # refused here, before anything is written
     await checkout.ready()
     changed = not effective_changes(checkout.base.nodes, checkout.changes).is_empty()
     if not changed and not request.allow_empty:
@@ -192,7 +194,7 @@ async def _commit_once(
         replaced = await _log_to_replace(checkout, refs)
     with checkout.lock:
         changes = effective_changes(base.nodes, checkout.changes)
-    metadata = dict(request.metadata)
+    metadata: dict[str, Any] = plain_value(request.metadata)
     if request.solver is not None:
         metadata[ENGINE_METADATA_KEY] = {"rebase_attempts": rebases}
     nodes_to_write = array_nodes_to_write(base.nodes, changes, every=request.rewrite)

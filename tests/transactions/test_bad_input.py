@@ -251,6 +251,8 @@ def test_wrong_types_and_contradictions(path: Path) -> None:
         repo.writable_session("main").commit(3, allow_empty=True)
     with pytest.raises(TypeError):
         repo.writable_session("main").commit("x", {1: 2}, allow_empty=True)
+    with pytest.raises(TypeError, match="bytes"):
+        repo.writable_session("main").commit("x", {"a": b"raw"}, allow_empty=True)
     with pytest.raises(ValueError, match="branch, tag, or snapshot_id"):
         repo.readonly_session()
     with pytest.raises(ValueError, match="branch, tag, or snapshot_id"):
