@@ -69,7 +69,7 @@ def run_peer(script: str, *args: object, version: str = PEER_VERSION) -> Any:
         check=False,
         timeout=_TIMEOUT_SECONDS,
         cwd=_ROOT / "tests",  # not the checkout, whose package would be imported instead
-        env=_environment(),
+        env=environment(),
     )
     if done.returncode != 0:
         pytest.fail(f"the official package failed:\n{done.stderr[-4000:]}")
@@ -83,7 +83,7 @@ def _candidates(variable: str, folder: str) -> list[Path]:
     return [*here, _ROOT / folder / bin_dir / name]
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     dropped = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
     return {name: value for name, value in os.environ.items() if name not in dropped}
 
@@ -98,6 +98,6 @@ def _version_of(python: Path) -> str | None:
         check=False,
         timeout=_TIMEOUT_SECONDS,
         cwd=_ROOT / "tests",
-        env=_environment(),
+        env=environment(),
     )
     return done.stdout.strip() if done.returncode == 0 else None
