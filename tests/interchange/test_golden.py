@@ -41,15 +41,22 @@ def _virtual_data() -> None:
                 raise
 
 
-@pytest.fixture(scope="module", params=REPOSITORIES)
+UPGRADED = [f"{name} upgraded" for name in REPOSITORIES if name.startswith("v1")]
+
+
+@pytest.fixture(scope="module", params=[*REPOSITORIES, *UPGRADED])
 def golden(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[ic.Repository, dict[str, Any]]]:
-    folder, said = unpack(request.param, tmp_path_factory.mktemp("golden"))
+    name, _, upgrade = request.param.partition(" ")
+    folder, said = unpack(name, tmp_path_factory.mktemp("golden"))
     repo = ic.Repository.open(
         ic.local_filesystem_storage(str(folder)),
         authorize_virtual_chunk_access={VIRTUAL_DATA: None},
     )
+    if upgrade:
+        repo = ic.upgrade_icechunk_repository(repo, dry_run=False)
+        said["spec_version"] = 2
     with zarr.config.set({"array.rectilinear_chunks": True}):
         yield repo, said
 
@@ -89,3 +96,18 @@ def test_diffs(golden: tuple[ic.Repository, dict[str, Any]]) -> None:
     for expected in said["diffs"]:
         seen = facts.diff(repo, expected["from"], expected["to"])
         assert seen == expected["result"], (expected["from"], expected["to"])
+
+
+def test_the_stored_configuration_is_the_same_in_both_versions(tmp_path: Path) -> None:
+    configs = []
+    for name in ("v1-config", "v2-config"):
+        with tarfile.open(shared_dir() / "golden" / f"{name}.tar.gz") as archive:
+            archive.extractall(tmp_path, filter="data")
+        storage = ic.local_filesystem_storage(str(tmp_path / name))
+        configs.append(ic.Repository.fetch_config(storage))
+        # What is saved again says the same.
+        ic.Repository.open(storage).save_config()
+        configs.append(ic.Repository.fetch_config(storage))
+    assert configs[0] is not None
+    assert configs[0].inline_chunk_threshold_bytes == 10
+    assert all(config == configs[0] for config in configs)
