@@ -96,9 +96,10 @@ from icechunk.object_store_config import (
     local_filesystem_store,
     s3_store,
 )
+from icechunk.ops import Update, UpdateType
 from icechunk.repository import Repository
 from icechunk.session import ForkSession, Session
-from icechunk.snapshots import Diff, SnapshotHistory, SnapshotInfo
+from icechunk.snapshots import Diff, ManifestFileInfo, SnapshotHistory, SnapshotInfo
 from icechunk.storage import (
     Storage,
     fsspec_storage,
@@ -107,7 +108,14 @@ from icechunk.storage import (
     s3_storage,
 )
 from icechunk.store import IcechunkStore
-from icechunk.types import ChecksumAlgorithm, ChunkType, RepoAvailability, RepoStatus, SpecVersion
+from icechunk.types import (
+    ChecksumAlgorithm,
+    ChunkType,
+    CommitMethod,
+    RepoAvailability,
+    RepoStatus,
+    SpecVersion,
+)
 from icechunk.upgrade import upgrade_icechunk_repository
 from icechunk.virtual import VirtualChunkSpec
 
@@ -128,6 +136,7 @@ __all__ = [
     "CachingConfig",
     "ChecksumAlgorithm",
     "ChunkType",
+    "CommitMethod",
     "CompressionAlgorithm",
     "CompressionConfig",
     "Conflict",
@@ -149,6 +158,7 @@ __all__ = [
     "InternalError",
     "InvalidInputError",
     "ManifestConfig",
+    "ManifestFileInfo",
     "ManifestPreloadCondition",
     "ManifestPreloadConfig",
     "ManifestSplitCondition",
@@ -183,6 +193,8 @@ __all__ = [
     "StorageSettings",
     "StorageTimeoutSettings",
     "UnmergedChangesWarning",
+    "Update",
+    "UpdateType",
     "VersionSelection",
     "VirtualChunkContainer",
     "VirtualChunkSpec",

@@ -101,6 +101,14 @@ def shown_time(when: datetime) -> Plain:
     return Plain(f"datetime.datetime({','.join(map(str, parts))}, tzinfo=datetime.timezone.utc)")
 
 
+def rfc3339(when: datetime) -> str:
+    """Return a time in UTC as text: whole, or with three or six digits of the second."""
+    digits = "seconds" if not when.microsecond else "milliseconds"
+    if when.microsecond % 1000:
+        digits = "microseconds"
+    return when.replace(tzinfo=None).isoformat(timespec=digits) + "Z"
+
+
 def scrubbed(text: str) -> str:
     """Return the text with passwords inside URLs replaced."""
     return _URL_PASSWORD.sub(rf"\1:{SECRET}@", text)

@@ -33,7 +33,7 @@ from icechunk.repository_upkeep import RepositoryUpkeep
 from icechunk.session import Session
 from icechunk.session_state import SessionState
 from icechunk.transaction import ENGINE_METADATA_KEY
-from icechunk.types import SpecVersion
+from icechunk.types import Attribution, SpecVersion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from icechunk.assets.ref_store import RefStore
     from icechunk.core.conflicts import ConflictSolver
     from icechunk.storage.base import Storage, Version
+    from icechunk.storage_settings import StorageSettings
     from icechunk.store import IcechunkStore
 
 INITIAL_MESSAGE: Final = "Repository initialized"
@@ -79,6 +80,7 @@ class Repository(
         authorize_virtual_chunk_access: VirtualAccess | None = None,
         spec_version: SpecVersion | int | None = None,
         check_clean_root: bool = True,
+        attribution: Attribution | None = None,
     ) -> Self:
         """Make a new, empty repository.
 
@@ -95,6 +97,8 @@ class Repository(
             no amending, no moves, and no repository metadata, status or operations log.
         check_clean_root : bool
             Refuse a place where there are other objects.
+        attribution : Attribution, optional
+            Who makes the requests.
 
         Returns
         -------
@@ -114,6 +118,7 @@ class Repository(
         version = _checked_version(spec_version)
         given = config or RepositoryConfig.default()
         state = RepositoryState.of(storage, given, authorize_virtual_chunk_access, version)
+        state.attribution = attribution or Attribution()
         if check_clean_root and not await storage.is_clean():
             raise InvalidInputError(
                 f"cannot create a repository at {storage.description}: there are objects already. "
@@ -132,6 +137,7 @@ class Repository(
         storage: Storage,
         config: RepositoryConfig | None = None,
         authorize_virtual_chunk_access: VirtualAccess | None = None,
+        attribution: Attribution | None = None,
     ) -> Self:
         """Open an existing repository.
 
@@ -143,6 +149,8 @@ class Repository(
             Goes over what is stored in the repository, for this use only.
         authorize_virtual_chunk_access : mapping of str to credential or None, optional
             As for `create_async`.
+        attribution : Attribution, optional
+            Who makes the requests.
 
         Raises
         ------
@@ -158,6 +166,7 @@ class Repository(
         version = refs.assets.spec_version
         state = RepositoryState.of(storage, effective, authorize_virtual_chunk_access, version)
         state.config_version = found.version
+        state.attribution = attribution or Attribution()
         return cls(state)
 
     @classmethod
@@ -168,6 +177,7 @@ class Repository(
         authorize_virtual_chunk_access: VirtualAccess | None = None,
         create_version: SpecVersion | int | None = None,
         check_clean_root: bool = True,
+        attribution: Attribution | None = None,
     ) -> Self:
         """Open the repository at a place, or make one where there is none.
 
@@ -181,22 +191,27 @@ class Repository(
                     authorize_virtual_chunk_access,
                     create_version,
                     check_clean_root,
+                    attribution,
                 )
             except (ConflictError, InvalidInputError):
                 # Somebody else may have created it between the two steps.
                 if not await cls.exists_async(storage):
                     raise
-        return await cls.open_async(storage, config, authorize_virtual_chunk_access)
+        return await cls.open_async(storage, config, authorize_virtual_chunk_access, attribution)
 
     @staticmethod
-    async def exists_async(storage: Storage) -> bool:
-        """Say whether there is a repository at a place."""
-        return await version_at(storage) is not None
+    async def exists_async(
+        storage: Storage, storage_settings: StorageSettings | None = None
+    ) -> bool:
+        """Say whether there is a repository at a place; ``storage_settings`` are for this look."""
+        return await version_at(_with_settings(storage, storage_settings)) is not None
 
     @staticmethod
-    async def fetch_spec_version_async(storage: Storage) -> SpecVersion | None:
+    async def fetch_spec_version_async(
+        storage: Storage, storage_settings: StorageSettings | None = None
+    ) -> SpecVersion | None:
         """Return the version of the repository at a place, None when there is none."""
-        version = await version_at(storage)
+        version = await version_at(_with_settings(storage, storage_settings))
         return None if version is None else SpecVersion(version)
 
     @staticmethod
@@ -204,6 +219,32 @@ class Repository(
         """Return the configuration stored in a repository, None when none is."""
         found = await (await refs_at(storage)).read_config()
         return from_persisted(found.config) if found.config else None
+
+    async def reopen_async(
+        self,
+        config: RepositoryConfig | None = None,
+        authorize_virtual_chunk_access: VirtualAccess | None = None,
+    ) -> Self:
+        """Return the same repository once more, with another configuration; nothing is read.
+
+        Parameters
+        ----------
+        config : RepositoryConfig, optional
+            Goes over the present configuration.
+        authorize_virtual_chunk_access : mapping of str to credential or None, optional
+            Instead of the present access; as for `create_async`.
+        """
+        old = self._state
+        access = authorize_virtual_chunk_access
+        state = RepositoryState.of(
+            self.storage,
+            old.config if config is None else old.config.merge(config),
+            old.virtual.authorized if access is None else access,
+            old.assets.spec_version,
+        )
+        state.config_version = old.config_version
+        state.attribution = old.attribution
+        return type(self)(state)
 
     async def save_config_async(self) -> None:
         """Store the effective configuration in the repository, for whoever opens it from now on.
@@ -240,6 +281,11 @@ class Repository(
         return self._state.config
 
     @property
+    def attribution(self) -> Attribution:
+        """Who makes the requests, as told when the repository was opened."""
+        return self._state.attribution
+
+    @property
     def authorized_virtual_container_prefixes(self) -> set[str]:
         """URL prefixes of virtual chunk containers that may be read."""
         return set(self._state.virtual.authorized)
@@ -266,7 +312,12 @@ class Repository(
     def __reduce__(self) -> tuple[Any, ...]:
         state = self._state
         parts = (self.storage, state.config, state.virtual.authorized, state.assets.spec_version)
-        return _repository_from_parts, (*parts, state.default_metadata, state.config_version)
+        return _repository_from_parts, (
+            *parts,
+            state.default_metadata,
+            state.config_version,
+            state.attribution,
+        )
 
     # -- sessions -----------------------------------------------------------------------------
 
@@ -364,11 +415,17 @@ def _repository_from_parts(
     spec_version: int,
     default_metadata: dict[str, Any],
     config_version: Version | None,
+    attribution: Attribution,
 ) -> Repository:
     state = RepositoryState.of(storage, config, authorized, spec_version)
     state.default_metadata = default_metadata
     state.config_version = config_version
+    state.attribution = attribution
     return Repository(state)
+
+
+def _with_settings(storage: Storage, settings: StorageSettings | None) -> Storage:
+    return storage if settings is None else storage.with_settings(settings)
 
 
 def _checked_version(version: SpecVersion | int | None) -> int:

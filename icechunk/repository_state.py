@@ -11,6 +11,7 @@ from icechunk.assets.virtual import VirtualReader
 from icechunk.config import RepositoryConfig
 from icechunk.errors import RepositoryNotFoundError
 from icechunk.ids import ObjectId, parse_object_id
+from icechunk.types import Attribution
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +38,8 @@ class RepositoryState:
         Effective configuration, as the user sees it.
     default_metadata : dict
         Commit metadata that every commit gets.
+    attribution : Attribution
+        Who makes the requests, as told when the repository was opened.
     config_version : Version or None
         Of the stored configuration that was read, where it is an object of its own.
     """
@@ -45,6 +48,7 @@ class RepositoryState:
     virtual: VirtualReader
     config: RepositoryConfig
     default_metadata: dict[str, Any] = field(default_factory=dict)
+    attribution: Attribution = field(default_factory=Attribution)
     config_version: Version | None = None
 
     @classmethod

@@ -5,20 +5,22 @@ Source: Icechunk specification, section "Contents" (of the repo object).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from icechunk._display import Displayed, Plain, Shown
 from icechunk.core.diff import Diff
 from icechunk.format.repo_info import SnapshotRecord
 from icechunk.ids import id_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from icechunk.assets.ref_store import RecordSource
     from icechunk.ids import ObjectId
 
-__all__ = ["Diff", "SnapshotHistory", "SnapshotInfo"]
+__all__ = ["Diff", "ManifestFileInfo", "SnapshotHistory", "SnapshotInfo"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -115,9 +117,45 @@ def _info_from_parts(
     )
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class ManifestFileInfo(Displayed):
+    """A manifest that a snapshot uses.
+
+    Parameters
+    ----------
+    id : str
+        Its id.
+    size_bytes : int
+        Size of the file; unit: bytes.
+    num_chunk_refs : int
+        References in it.
+    """
+
+    _display_name: ClassVar[str] = "icechunk.snapshots.ManifestFileInfo"
+
+    id: str
+    size_bytes: int
+    num_chunk_refs: int
+
+    def _display_fields(self) -> Iterable[Shown]:
+        return [
+            Shown(name="id", value=Plain(self.id)),
+            Shown(name="size_bytes", value=self.size_bytes),
+            Shown(name="num_chunk_refs", value=self.num_chunk_refs),
+        ]
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 def time_of(microseconds: int) -> datetime:
     """Return a time of the format, microseconds since the epoch, as UTC."""
     return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def microseconds_of(when: datetime) -> int:
+    """Return a time as the format has it, microseconds since the epoch."""
+    return (when - _EPOCH) // timedelta(microseconds=1)
 
 
 class SnapshotHistory:

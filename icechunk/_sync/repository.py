@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from icechunk.repository_state import VirtualAccess
     from icechunk.session import Session
     from icechunk.storage.base import Storage
-    from icechunk.types import SpecVersion
+    from icechunk.storage_settings import StorageSettings
+    from icechunk.types import Attribution, SpecVersion
 
 
 class RepositoryTwins:
@@ -30,6 +31,7 @@ class RepositoryTwins:
         authorize_virtual_chunk_access: VirtualAccess | None = None,
         spec_version: SpecVersion | int | None = None,
         check_clean_root: bool = True,
+        attribution: Attribution | None = None,
     ) -> Self:
         """Make a new, empty repository.
 
@@ -46,6 +48,8 @@ class RepositoryTwins:
             no amending, no moves, and no repository metadata, status or operations log.
         check_clean_root : bool
             Refuse a place where there are other objects.
+        attribution : Attribution, optional
+            Who makes the requests.
 
         Returns
         -------
@@ -64,7 +68,12 @@ class RepositoryTwins:
         """
         return run(
             cls.create_async(
-                storage, config, authorize_virtual_chunk_access, spec_version, check_clean_root
+                storage,
+                config,
+                authorize_virtual_chunk_access,
+                spec_version,
+                check_clean_root,
+                attribution,
             )
         )
 
@@ -74,6 +83,7 @@ class RepositoryTwins:
         storage: Storage,
         config: RepositoryConfig | None = None,
         authorize_virtual_chunk_access: VirtualAccess | None = None,
+        attribution: Attribution | None = None,
     ) -> Self:
         """Open an existing repository.
 
@@ -85,6 +95,8 @@ class RepositoryTwins:
             Goes over what is stored in the repository, for this use only.
         authorize_virtual_chunk_access : mapping of str to credential or None, optional
             As for `create`.
+        attribution : Attribution, optional
+            Who makes the requests.
 
         Raises
         ------
@@ -93,7 +105,7 @@ class RepositoryTwins:
         FormatError
             What is there is damaged, or of a version this package does not know.
         """
-        return run(cls.open_async(storage, config, authorize_virtual_chunk_access))
+        return run(cls.open_async(storage, config, authorize_virtual_chunk_access, attribution))
 
     @classmethod
     def open_or_create(
@@ -103,6 +115,7 @@ class RepositoryTwins:
         authorize_virtual_chunk_access: VirtualAccess | None = None,
         create_version: SpecVersion | int | None = None,
         check_clean_root: bool = True,
+        attribution: Attribution | None = None,
     ) -> Self:
         """Open the repository at a place, or make one where there is none.
 
@@ -110,24 +123,49 @@ class RepositoryTwins:
         """
         return run(
             cls.open_or_create_async(
-                storage, config, authorize_virtual_chunk_access, create_version, check_clean_root
+                storage,
+                config,
+                authorize_virtual_chunk_access,
+                create_version,
+                check_clean_root,
+                attribution,
             )
         )
 
     @classmethod
-    def exists(cls, storage: Storage) -> bool:
-        """Say whether there is a repository at a place."""
-        return run(cls.exists_async(storage))
+    def exists(cls, storage: Storage, storage_settings: StorageSettings | None = None) -> bool:
+        """Say whether there is a repository at a place; ``storage_settings`` are for this look."""
+        return run(cls.exists_async(storage, storage_settings))
 
     @classmethod
-    def fetch_spec_version(cls, storage: Storage) -> SpecVersion | None:
+    def fetch_spec_version(
+        cls,
+        storage: Storage,
+        storage_settings: StorageSettings | None = None,
+    ) -> SpecVersion | None:
         """Return the version of the repository at a place, None when there is none."""
-        return run(cls.fetch_spec_version_async(storage))
+        return run(cls.fetch_spec_version_async(storage, storage_settings))
 
     @classmethod
     def fetch_config(cls, storage: Storage) -> RepositoryConfig | None:
         """Return the configuration stored in a repository, None when none is."""
         return run(cls.fetch_config_async(storage))
+
+    def reopen(
+        self,
+        config: RepositoryConfig | None = None,
+        authorize_virtual_chunk_access: VirtualAccess | None = None,
+    ) -> Self:
+        """Return the same repository once more, with another configuration; nothing is read.
+
+        Parameters
+        ----------
+        config : RepositoryConfig, optional
+            Goes over the present configuration.
+        authorize_virtual_chunk_access : mapping of str to credential or None, optional
+            Instead of the present access; as for `create`.
+        """
+        return run(self.reopen_async(config, authorize_virtual_chunk_access))
 
     def save_config(self) -> None:
         """Store the effective configuration in the repository, for whoever opens it from now on.

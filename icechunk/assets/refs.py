@@ -209,10 +209,10 @@ def with_update(info: RepoInfo, kind: UpdateKind, backup: str, page: int) -> Rep
     update = Update(kind=kind, updated_at_us=when, backup_path=None)
     updates = info.updates.prepended(update, backup)
     before = info.repo_before_updates
-    while len(updates) > page:
-        oldest = updates.oldest
-        if oldest.backup_path is None:
-            break
-        before = oldest.backup_path
-        updates = updates.without_last(1)
+    kept = max(1, page)
+    if len(updates) > kept and (cut := updates[kept].backup_path) is not None:
+        # What is cut off, and all before it, is in the file from just after it. Only entries that
+        # an upgrade made up have no such file; they are at the end, and go with the one before.
+        before = cut
+        updates = updates.without_last(len(updates) - kept)
     return replace(info, updates=updates, repo_before_updates=before)

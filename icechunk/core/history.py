@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from icechunk.core.features import Feature, require_feature
 from icechunk.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -287,6 +288,7 @@ def create_tag(tag: str, snapshot_id: ObjectId) -> Change:
     check_ref_name(tag, "tag")
 
     def change(info: RepoInfo) -> tuple[RepoInfo, UpdateKind]:
+        require_feature(info, Feature.CREATE_TAG)
         if tag in info.tags:
             raise AlreadyExistsError(
                 f"tag {tag!r} exists already, at {id_text(info.tags[tag])}; tags never move.",
@@ -307,6 +309,7 @@ def delete_tag(tag: str) -> Change:
     """Plan the end of a tag; its name is used up for ever."""
 
     def change(info: RepoInfo) -> tuple[RepoInfo, UpdateKind]:
+        require_feature(info, Feature.DELETE_TAG)
         target = target_of_tag(info, tag)
         return (
             replace(
