@@ -132,6 +132,9 @@ class IcechunkError(Exception):
 
     default_kind: ClassVar[ErrorKind] = ErrorKind.UNKNOWN
 
+    message: str = ""
+    kind: str = str(ErrorKind.UNKNOWN)
+
     def __init__(self, message: str, kind: str | None = None) -> None:
         self.message = message
         self.kind = str(kind if kind is not None else self.default_kind)
@@ -163,6 +166,9 @@ class ConflictError(IcechunkError):
     """
 
     default_kind = ErrorKind.COMMIT_CONFLICT
+
+    expected_parent: str | None = None
+    actual_parent: str | None = None
 
     def __init__(
         self,
@@ -203,6 +209,9 @@ class RebaseFailedError(ConflictError):
     """
 
     default_kind = ErrorKind.REBASE_FAILED
+
+    snapshot: str = ""
+    conflicts: Sequence[Any] = ()
 
     def __init__(
         self, snapshot: str, conflicts: Sequence[Any] = (), message: str | None = None
