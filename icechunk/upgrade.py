@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 from icechunk._io.limits import gather_limited
 from icechunk._io.loop import run
-from icechunk.assets.ref_files import CONFIG_KEY, RefFiles
+from icechunk.assets.config_file import CONFIG_KEY
+from icechunk.assets.ref_files import RefFiles
+from icechunk.assets.ref_folder import TAG
 from icechunk.assets.refs import now_us
 from icechunk.core.upgrade import OldRefs, upgraded
 from icechunk.errors import ConflictError, ErrorKind, SessionStateError, StorageError
@@ -103,12 +105,12 @@ async def _upgrade(
 
 
 async def _read_names(refs: RefFiles) -> OldRefs:
-    branches, tags = await refs.branches(), await refs.tags()
-    deleted = await refs.deleted_tags()
+    tags, deleted = await refs.folder.tags()
+    old = {name: await refs.folder.find(TAG, name) for name in sorted(deleted)}
     return OldRefs(
-        branches={name: await refs.tip_of_branch(name) for name in sorted(branches)},
+        branches={name: await refs.tip_of_branch(name) for name in sorted(await refs.branches())},
         tags={name: await refs.target_of_tag(name) for name in sorted(tags)},
-        deleted_tags={name: await refs.target_of_deleted_tag(name) for name in sorted(deleted)},
+        deleted_tags={name: None if ref is None else ref.target for name, ref in old.items()},
     )
 
 
@@ -153,7 +155,7 @@ def _raced(what: str) -> ConflictError:
 
 async def _delete_old_files(refs: RefFiles) -> None:
     """Delete what only version 1 reads, ``main`` first: the rest is no repository without it."""
-    main, *others = await refs.keys()
+    main, *others = await refs.folder.keys()
     try:
         for keys in ([main], others, [CONFIG_KEY]):
             await refs.assets.storage.delete_many(keys)

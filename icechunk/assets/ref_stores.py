@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from icechunk.assets.manager import exists
-from icechunk.assets.ref_files import RefFiles
-from icechunk.assets.repo_object import RepoObject
+from icechunk.assets.manager import REPO_KEY, exists
+from icechunk.assets.ref_files import REF_FILES_MARK, create_ref_files, read_ref_files
+from icechunk.assets.repo_object import create_repo_object, read_repo_object
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from icechunk.assets.manager import AssetManager
     from icechunk.assets.ref_store import RefStore
     from icechunk.format.snapshot import Snapshot
     from icechunk.storage.base import Storage, Version
 
-_KINDS: Final[Mapping[int, type[RefFiles | RepoObject]]] = {1: RefFiles, 2: RepoObject}
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """How refs are found, read and made; ``mark`` is the object they are known by."""
+
+    mark: str
+    read: Callable[[AssetManager], Awaitable[RefStore]]
+    create: Callable[[AssetManager, Snapshot, Mapping[str, Any] | None], Awaitable[Version | None]]
+
+
+_KINDS: Final = {
+    1: _Kind(REF_FILES_MARK, read_ref_files, create_ref_files),
+    2: _Kind(REPO_KEY, read_repo_object, create_repo_object),
+}
 
 
 async def read_refs(assets: AssetManager) -> RefStore:
@@ -51,6 +65,6 @@ async def version_at(storage: Storage) -> int | None:
     An upgrade may leave files of version 1 behind, so version 2 goes first.
     """
     for version in sorted(_KINDS, reverse=True):
-        if await exists(storage, _KINDS[version].MARK):
+        if await exists(storage, _KINDS[version].mark):
             return version
     return None

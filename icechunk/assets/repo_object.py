@@ -6,9 +6,8 @@ Source: Icechunk specification, section "The repo object in v2".
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from icechunk.assets.manager import REPO_KEY
 from icechunk.assets.ref_store import Ancestry, RefStore, StoredConfig
 from icechunk.assets.refs import RepoState, read_state, require_online, update_repo
 from icechunk.core import history
@@ -40,49 +39,9 @@ class RepoObject(RefStore):
         The repo object.
     """
 
-    MARK: Final = REPO_KEY
-    """The object by which a repository of this version is known."""
-
     def __init__(self, assets: AssetManager, state: RepoState) -> None:
         super().__init__(assets)
         self.state = state
-
-    @classmethod
-    async def read(cls, assets: AssetManager) -> RepoObject:
-        """Read the repo object; raises `RepositoryNotFoundError` when there is none."""
-        return cls(assets, await read_state(assets))
-
-    @classmethod
-    async def create(
-        cls, assets: AssetManager, snapshot: Snapshot, config: Mapping[str, Any] | None
-    ) -> Version | None:
-        """Write the first files of a repository.
-
-        Raises
-        ------
-        ConflictError
-            Kind ``repo-info-updated``; somebody else created one at this moment.
-        """
-        await assets.write_snapshot(snapshot)
-        log = transaction_log_of(snapshot.id, snapshot.nodes, ChangeSet())
-        await assets.write_transaction_log(log)
-        info = RepoInfo.initial(
-            history.record_of(snapshot, None),
-            RepoInitialized(),
-            updated_at_us=snapshot.flushed_at_us,
-            config=config,
-        )
-        try:
-            await assets.create_repo(info)
-        except LostRaceError as e:
-            raise ConflictError(
-                None,
-                None,
-                f"somebody else created a repository at {assets.storage.description} at this "
-                "moment. Open it.",
-                ErrorKind.REPO_INFO_UPDATED,
-            ) from e
-        return None
 
     # -- what is allowed ----------------------------------------------------------------------
 
@@ -191,3 +150,40 @@ class RepoObject(RefStore):
 
         await self._update(change)
         return known
+
+
+async def read_repo_object(assets: AssetManager) -> RepoObject:
+    """Read the repo object; raises `RepositoryNotFoundError` when there is none."""
+    return RepoObject(assets, await read_state(assets))
+
+
+async def create_repo_object(
+    assets: AssetManager, snapshot: Snapshot, config: Mapping[str, Any] | None
+) -> Version | None:
+    """Write the first files of a repository; the configuration has no version of its own.
+
+    Raises
+    ------
+    ConflictError
+        Kind ``repo-info-updated``; somebody else created one at this moment.
+    """
+    await assets.write_snapshot(snapshot)
+    log = transaction_log_of(snapshot.id, snapshot.nodes, ChangeSet())
+    await assets.write_transaction_log(log)
+    info = RepoInfo.initial(
+        history.record_of(snapshot, None),
+        RepoInitialized(),
+        updated_at_us=snapshot.flushed_at_us,
+        config=config,
+    )
+    try:
+        await assets.create_repo(info)
+    except LostRaceError as e:
+        raise ConflictError(
+            None,
+            None,
+            f"somebody else created a repository at {assets.storage.description} at this "
+            "moment. Open it.",
+            ErrorKind.REPO_INFO_UPDATED,
+        ) from e
+    return None
