@@ -58,7 +58,7 @@ def describe_header(data: bytes, file_type: FileType, key: str) -> dict[str, Any
 
 
 def _describe_header(file: ParsedFile, file_type: FileType) -> dict[str, Any]:
-    name, _, version = file.writer.rpartition("-")
+    name, _, version = file.writer.partition("-")
     return {
         "written_by": file.writer,
         "app_name": name,
