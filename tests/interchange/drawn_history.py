@@ -188,7 +188,7 @@ def _group(session: ic.Session, nodes: dict[str, Any], edit: Operation, made: se
 
 def _array(session: ic.Session, nodes: dict[str, Any], edit: Operation, made: set[str]) -> None:
     path = _new_path(nodes, edit)
-    made.add(path)
+    made |= {path, f"edited {path}"}
     plain: dict[str, Any] = {"compressors": None, "filters": None} if edit["plain"] else {}
     array = zarr.create_array(
         session.store,
@@ -209,7 +209,9 @@ def _fill(array: Any, region: tuple[slice, ...], number: int) -> None:
 
 
 def _write(session: ic.Session, nodes: dict[str, Any], edit: Operation, made: set[str]) -> None:
-    array = nodes[_pick(_arrays(nodes), edit["pick"][0])]
+    path = _pick(_arrays(nodes), edit["pick"][0])
+    array = nodes[path]
+    made.add(f"edited {path}")
     ends = [
         sorted((edit["pick"][1 + 2 * i] % (n + 1), edit["pick"][2 + 2 * i] % (n + 1)))
         for i, n in enumerate(array.shape)
@@ -224,12 +226,18 @@ def _attributes(session: ic.Session, nodes: dict[str, Any], edit: Operation, _: 
 
 
 def _resize(session: ic.Session, nodes: dict[str, Any], edit: Operation, made: set[str]) -> None:
-    array = nodes[_pick([p for p in _arrays(nodes) if nodes[p].shape], edit["pick"][0])]
+    path = _pick([p for p in _arrays(nodes) if nodes[p].shape], edit["pick"][0])
+    array = nodes[path]
+    made.add(f"edited {path}")
     array.resize(tuple(edit["pick"][1 + i] % 25 for i in range(array.ndim)))
 
 
 def _shift(session: ic.Session, nodes: dict[str, Any], edit: Operation, made: set[str]) -> None:
-    path = _pick([p for p in _arrays(nodes) if nodes[p].shape], edit["pick"][0])
+    # The reference moves marks of deleted chunks as if they were chunks: the same values, but its
+    # log then names chunks that never were. So arrays are shifted before other edits.
+    paths = [p for p in _arrays(nodes) if nodes[p].shape and f"edited {p}" not in made]
+    path = _pick(paths, edit["pick"][0])
+    made.add(f"edited {path}")
     offset = [edit["pick"][1 + i] % 5 - 2 for i in range(nodes[path].ndim)]
     session.shift_array("/" + path, offset)
 
@@ -247,8 +255,11 @@ def _delete_node(
         del zarr.open_group(session.store, mode="r+")[path]
 
 
-def _delete_chunk(session: ic.Session, nodes: dict[str, Any], edit: Operation, _: set[str]) -> None:
+def _delete_chunk(
+    session: ic.Session, nodes: dict[str, Any], edit: Operation, made: set[str]
+) -> None:
     path = _pick(_arrays(nodes), edit["pick"][0])
+    made.add(f"edited {path}")
     grid = [-(-n // c) for n, c in zip(nodes[path].shape, nodes[path].chunks, strict=True)]
     if 0 in grid:
         raise NothingToPick
@@ -556,7 +567,7 @@ def _dropped(metadata: dict[str, Any]) -> dict[str, Any]:
 # -- serving ---------------------------------------------------------------------------------------
 
 
-COMMANDS = {"create": create, "play": play, "read": read}
+COMMANDS: dict[str, Any] = {"create": create, "play": play, "read": read}
 
 
 def serve() -> None:

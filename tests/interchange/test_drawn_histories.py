@@ -6,8 +6,9 @@ import contextlib
 import json
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
@@ -16,11 +17,13 @@ from tests.interchange import drawn_history
 from tests.interchange.drawn_history import Operation, draw, neutral
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 pytestmark = pytest.mark.peer
 
 SHRINK_SECONDS = 60
+
+Side: TypeAlias = Callable[..., Any]
 
 
 class Peer:
@@ -69,7 +72,7 @@ def ours(command: str, *arguments: Any) -> Any:
 
 
 def _continue(
-    folder: Path, operations: list[Operation], spec_version: int, first: Any, second: Any
+    folder: Path, operations: list[Operation], spec_version: int, first: Side, second: Side
 ) -> None:
     """One side makes the first half, the other the second; both read the same after each."""
     repo, half = str(folder), len(operations) // 2
@@ -102,7 +105,7 @@ def _assert_same(left: Any, right: Any, at: str = "") -> None:
         for i, (one, other) in enumerate(zip(left, right, strict=True)):
             _assert_same(one, other, f"{at}[{i}]")
     else:
-        assert left == right, f"at {at}"
+        assert left == right, f"at {at}: {str(left)[:500]}, {str(right)[:500]}"
 
 
 def _check(
