@@ -1,7 +1,4 @@
-"""The operations log, settings and inspection of the golden repositories, as the sidecars have it.
-
-Also: logs that the official package cut into pages after an upgrade.
-"""
+"""Operations log, settings and inspection of the golden repositories, as the sidecars have them."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ import pytest
 
 import icechunk as ic
 from tests.format.golden import REPOSITORIES, unpack
+from tests.peer import run_peer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,3 +93,32 @@ def test_files(name: str, tmp_path: Path) -> None:
             for array in document["updated_chunks"]:  # writers of 1.x did not sort them
                 array["chunks"].sort()
         assert described == log
+
+
+READ_LOG = """
+import json, sys
+import icechunk as ic
+repo = ic.Repository.open(ic.local_filesystem_storage(sys.argv[1]))
+print(json.dumps([type(update.kind).__name__ for update in repo.ops_log()]))
+"""
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("name", ["v2-upgraded", "v2-rich"])
+@pytest.mark.parametrize("page", [1, 3])
+def test_the_log_continued_in_small_pages_is_whole_for_both(
+    name: str, page: int, tmp_path: Path
+) -> None:
+    path, said = unpack(name, tmp_path)
+    config = ic.RepositoryConfig(num_updates_per_repo_info_file=page)
+    repo = ic.Repository.open(ic.local_filesystem_storage(str(path)), config)
+    for n in range(1, 6):
+        repo.set_metadata({"n": n})
+        log = [entry(update) for update in repo.ops_log()]
+        kinds = [found["kind"] for found in log]
+        assert kinds == ["MetadataChanged"] * n + [old["kind"] for old in said["ops_log"]]
+        # What was the newest until now has a backup from here on, all others are as they were.
+        assert log[n]["backup_path"]
+        assert log[n + 1 :] == said["ops_log"][1:]
+    assert len(repo.inspect_repo_info()["latest_updates"]) == page
+    assert run_peer(READ_LOG, path) == kinds
