@@ -120,7 +120,7 @@ class AssetManager:
             is of version 1, which has no such object.
         """
         if self.spec_version == 1:
-            raise needs_version_2("this")
+            raise needs_version_2("the repo object")
         try:
             data, version = await self.storage.get_versioned(REPO_KEY)
         except StorageError as e:
@@ -282,7 +282,7 @@ async def exists(storage: Storage, key: str) -> bool:
 def needs_version_2(what: str) -> FormatError:
     """Return the error of something that version 1 of the format does not have."""
     return FormatError(
-        f"{what} needs format version 2, and this repository is of version 1. Upgrade it with "
+        f"this repository is of format version 1, and {what} came with version 2. Upgrade it with "
         "icechunk.upgrade_icechunk_repository(repo, dry_run=False).",
         ErrorKind.UNSUPPORTED_SPEC_VERSION,
     )
