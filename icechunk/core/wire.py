@@ -17,7 +17,9 @@ from icechunk.core.changes import ChangeSet, DeletedNode
 from icechunk.core.moves import Move
 from icechunk.core.nodes import NodeDocument, document_of
 from icechunk.errors import ErrorKind, FormatError
-from icechunk.format.chunk_table import ChunkTable
+from icechunk.format.chunk_table import ChunkKind, ChunkTable
+from icechunk.format.coordinates import sorting_order
+from icechunk.format.header import decompress
 from icechunk.format.ragged import Ragged
 from icechunk.format.snapshot import DimensionShape, NodeKind
 from icechunk.ids import OBJECT_ID_BYTES, NodeId
@@ -30,6 +32,7 @@ WIRE_VERSION: Final = 2
 
 _LEVEL: Final = 1
 _MAX_BYTES: Final = 8 * 2**30
+_MOST_DIMENSIONS: Final = 1024
 
 
 def encode_document(document: dict[str, Any]) -> bytes:
@@ -47,9 +50,9 @@ def decode_document(data: bytes) -> dict[str, Any]:
         Kind ``deserialization``; not such bytes, or of another version of this package.
     """
     try:
-        packed = zstandard.ZstdDecompressor().decompress(data, max_output_size=_MAX_BYTES)
+        packed = decompress(memoryview(data), "session", _MAX_BYTES)
         document = msgpack.unpackb(packed, use_list=False, strict_map_key=True)
-    except (zstandard.ZstdError, ValueError, msgpack.UnpackException) as e:
+    except (FormatError, ValueError, msgpack.UnpackException) as e:
         raise _bad(f"not the bytes of a session ({e})") from e
     version = document.get("version") if isinstance(document, dict) else None
     if version != WIRE_VERSION:
@@ -141,6 +144,10 @@ def unpack_table(packed: dict[str, Any]) -> ChunkTable:
         When the columns do not fit together.
     """
     n, ndim = packed["n"], packed["ndim"]
+    # Other columns may be left out, so these say how much there is.
+    known = len(packed["kind"]) == n and 0 <= ndim <= _MOST_DIMENSIONS
+    if not known or len(packed["coords"]) != 4 * n * ndim:
+        raise ValueError(f"coordinates and kinds are not those of {n} rows of {ndim} dimensions")
 
     def column(name: str, dtype: str, width: int = 1) -> AnyArray:
         data = packed[name]
@@ -149,9 +156,15 @@ def unpack_table(packed: dict[str, Any]) -> ChunkTable:
             raise ValueError(f"column {name} has {len(values)} values for {n} rows")
         return values
 
+    coords = np.ascontiguousarray(column("coords", "<u4", ndim).reshape(ndim, n).T)
+    if sorting_order(coords) is not None:
+        raise ValueError("coordinates are not in order")
+    kind = column("kind", "u1")
+    if not np.isin(kind, tuple(ChunkKind)).all():
+        raise ValueError("unknown kind of chunk")
     return ChunkTable(
-        coords=np.ascontiguousarray(column("coords", "<u4", ndim).reshape(ndim, n).T),
-        kind=column("kind", "u1"),
+        coords=coords,
+        kind=kind,
         chunk_id=column("chunk_id", "u1", OBJECT_ID_BYTES).reshape(n, OBJECT_ID_BYTES),
         offset=column("offset", "<u8"),
         length=column("length", "<u8"),

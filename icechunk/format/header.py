@@ -161,11 +161,27 @@ def parse_file(
         )
     if compression != _COMPRESSION_ZSTD:
         raise FormatError(f"{key}: header compression is {compression}, expected 1 (zstd)")
-    body = _decompress(memoryview(data)[HEADER_BYTES:], key, max_body_bytes)
+    body = decompress(memoryview(data)[HEADER_BYTES:], key, max_body_bytes)
     return ParsedFile(spec_version=spec_version, writer=writer.rstrip(" "), body=body)
 
 
-def _decompress(frame: memoryview, key: str, max_body_bytes: int) -> bytes:
+def decompress(frame: memoryview, key: str, max_body_bytes: int) -> bytes:
+    """Return the content of one zstd frame, in memory bounded by what the frame can really hold.
+
+    Parameters
+    ----------
+    frame : memoryview
+        The frame and nothing else.
+    key : str
+        What the bytes are, for messages.
+    max_body_bytes : int
+        Largest content accepted; unit: bytes.
+
+    Raises
+    ------
+    FormatError
+        Kind ``invalid-file-format``; damaged, or larger than it may be.
+    """
     try:
         declared = zstandard.frame_content_size(frame)
         if declared > max_body_bytes:

@@ -220,6 +220,8 @@ def read_node(table: Table) -> NodeSnapshot:
             # The reference stores an empty name as none.
             names = tuple(name.text(0, "name") or None for name in names_given)
         manifests = _read_manifests(data, len(shape))
+    else:
+        table.table(4, "node_data", GROUP_DATA.name)  # nothing in it, but it is copied
     return NodeSnapshot(
         id=NodeId(table.required_struct(0, "id", NODE_ID_BYTES)),
         path=table.required_text(1, "path"),
