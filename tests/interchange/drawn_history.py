@@ -219,16 +219,23 @@ def _write(session: ic.Session, nodes: dict[str, Any], edit: Operation, made: se
     _fill(array, tuple(slice(*pair) for pair in ends), edit["pick"][7])
 
 
-def _attributes(session: ic.Session, nodes: dict[str, Any], edit: Operation, _: set[str]) -> None:
-    path = _pick(["", *nodes], edit["pick"][0])
+def _attributes(
+    session: ic.Session, nodes: dict[str, Any], edit: Operation, made: set[str]
+) -> None:
+    # As below for sizes: what is set and set back is a change to the reference and none to us.
+    path = _pick([p for p in ["", *nodes] if f"attributes {p}" not in made], edit["pick"][0])
+    made.add(f"attributes {path}")
     node: Any = nodes[path] if path else zarr.open_group(session.store, mode="r+")
     node.attrs.update(edit["attributes"])
 
 
 def _resize(session: ic.Session, nodes: dict[str, Any], edit: Operation, made: set[str]) -> None:
-    path = _pick([p for p in _arrays(nodes) if nodes[p].shape], edit["pick"][0])
+    # Section 23, has_uncommitted_changes: the reference commits an update of a document that was
+    # changed and changed back, so no array is resized twice.
+    paths = [p for p in _arrays(nodes) if nodes[p].shape and f"resized {p}" not in made]
+    path = _pick(paths, edit["pick"][0])
     array = nodes[path]
-    made.add(f"edited {path}")
+    made |= {f"edited {path}", f"resized {path}"}
     array.resize(tuple(edit["pick"][1 + i] % 25 for i in range(array.ndim)))
 
 
