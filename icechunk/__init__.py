@@ -96,7 +96,7 @@ from icechunk.object_store_config import (
     local_filesystem_store,
     s3_store,
 )
-from icechunk.ops import Update, UpdateType
+from icechunk.ops import GCSummary, Update, UpdateType
 from icechunk.repository import Repository
 from icechunk.session import ForkSession, Session
 from icechunk.snapshots import Diff, ManifestFileInfo, SnapshotHistory, SnapshotInfo
@@ -150,6 +150,7 @@ __all__ = [
     "FeatureFlag",
     "ForkSession",
     "FormatError",
+    "GCSummary",
     "GcsBearerCredential",
     "GcsCredentials",
     "GcsStaticCredentials",

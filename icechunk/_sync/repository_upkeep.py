@@ -9,6 +9,9 @@ from icechunk._io.loop import run
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from icechunk.ops.gc import GCSummary
+    from icechunk.ops.stats import ChunkStorageStats
+
 
 class RepositoryUpkeepTwins:
     """Blocking methods of `icechunk.repository_upkeep.RepositoryUpkeep`."""
@@ -59,5 +62,140 @@ class RepositoryUpkeepTwins:
                 older_than,
                 delete_expired_branches=delete_expired_branches,
                 delete_expired_tags=delete_expired_tags,
+            )
+        )
+
+    def garbage_collect(
+        self,
+        delete_object_older_than: datetime,
+        *,
+        dry_run: bool = False,
+        max_snapshots_in_memory: int = 50,
+        max_compressed_manifest_mem_bytes: int = 512 * 1024 * 1024,
+        max_decoded_manifest_mem_bytes: int = 4 * 1024 * 1024 * 1024,
+        max_concurrent_manifest_fetches: int = 500,
+        max_concurrent_deletes: int = 10,
+        max_consecutive_delete_failures: int = 50,
+        max_concurrent_listings: int | None = None,
+    ) -> GCSummary:
+        """Delete objects that no branch and no tag needs.
+
+        Parameters
+        ----------
+        delete_object_older_than : datetime
+            Objects written at this time or later stay, whether needed or not; with a time zone.
+            It must be before the start of every session that is still going to commit: its chunks
+            are in storage already, and only their age protects them.
+        dry_run : bool
+            Change nothing, only count what would be deleted.
+        max_snapshots_in_memory : int
+            Snapshots that are decoded at one time.
+        max_compressed_manifest_mem_bytes, max_decoded_manifest_mem_bytes : int
+            Manifests in memory at one time, as they are stored and as they are used; unit: bytes.
+            One that is larger by itself is read alone.
+        max_concurrent_manifest_fetches, max_concurrent_deletes : int
+            Requests at one time.
+        max_consecutive_delete_failures : int
+            Objects that could not be deleted, one after the other, before it is given up.
+        max_concurrent_listings : int, optional
+            Parts of a large folder that are listed at one time.
+
+        Returns
+        -------
+        GCSummary
+            What was deleted.
+
+        Raises
+        ------
+        StorageError
+            Kind ``gc-deletes-failing``; the storage does not delete.
+        ReadOnlyError
+            Kind ``read-only-repository``.
+        TypeError, ValueError
+            A time without time zone; a limit below 1.
+
+        Notes
+        -----
+        Ages are by the storage's clock. Some storages keep whole seconds: what was written in the
+        second of the cut-off stays there.
+
+        Concurrency: anybody may commit, fork and move branches meanwhile. A collection that was
+        interrupted is finished by the next one. Memory: besides the limits, 12 bytes for each
+        chunk that is needed, and twice that for moments.
+        """
+        return run(
+            self.garbage_collect_async(
+                delete_object_older_than,
+                dry_run=dry_run,
+                max_snapshots_in_memory=max_snapshots_in_memory,
+                max_compressed_manifest_mem_bytes=max_compressed_manifest_mem_bytes,
+                max_decoded_manifest_mem_bytes=max_decoded_manifest_mem_bytes,
+                max_concurrent_manifest_fetches=max_concurrent_manifest_fetches,
+                max_concurrent_deletes=max_concurrent_deletes,
+                max_consecutive_delete_failures=max_consecutive_delete_failures,
+                max_concurrent_listings=max_concurrent_listings,
+            )
+        )
+
+    def chunk_storage_stats(
+        self,
+        *,
+        max_snapshots_in_memory: int = 50,
+        max_compressed_manifest_mem_bytes: int = 512 * 1024 * 1024,
+        max_decoded_manifest_mem_bytes: int = 4 * 1024 * 1024 * 1024,
+        max_concurrent_manifest_fetches: int = 500,
+    ) -> ChunkStorageStats:
+        """Add up what the chunks of all versions take.
+
+        Parameters
+        ----------
+        max_snapshots_in_memory : int
+            Snapshots that are decoded at one time.
+        max_compressed_manifest_mem_bytes, max_decoded_manifest_mem_bytes : int
+            Manifests in memory at one time, as they are stored and as they are used; unit: bytes.
+            One that is larger by itself is read alone.
+        max_concurrent_manifest_fetches : int
+            Requests at one time.
+
+        Returns
+        -------
+        ChunkStorageStats
+            Of every snapshot that a branch or tag leads to. A chunk that many versions share
+            counts once; chunks that only wait for garbage collection do not count.
+
+        Raises
+        ------
+        StorageError, FormatError
+            A snapshot or a manifest is missing or damaged.
+        TypeError, ValueError
+            A limit below 1.
+        """
+        return run(
+            self.chunk_storage_stats_async(
+                max_snapshots_in_memory=max_snapshots_in_memory,
+                max_compressed_manifest_mem_bytes=max_compressed_manifest_mem_bytes,
+                max_decoded_manifest_mem_bytes=max_decoded_manifest_mem_bytes,
+                max_concurrent_manifest_fetches=max_concurrent_manifest_fetches,
+            )
+        )
+
+    def total_chunks_storage(
+        self,
+        *,
+        max_snapshots_in_memory: int = 50,
+        max_compressed_manifest_mem_bytes: int = 512 * 1024 * 1024,
+        max_decoded_manifest_mem_bytes: int = 4 * 1024 * 1024 * 1024,
+        max_concurrent_manifest_fetches: int = 500,
+    ) -> int:
+        """Return the bytes of native chunks; use `chunk_storage_stats` instead.
+
+        Parameters and errors as there.
+        """
+        return run(
+            self.total_chunks_storage_async(
+                max_snapshots_in_memory=max_snapshots_in_memory,
+                max_compressed_manifest_mem_bytes=max_compressed_manifest_mem_bytes,
+                max_decoded_manifest_mem_bytes=max_decoded_manifest_mem_bytes,
+                max_concurrent_manifest_fetches=max_concurrent_manifest_fetches,
             )
         )

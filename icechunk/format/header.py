@@ -165,6 +165,15 @@ def parse_file(
     return ParsedFile(spec_version=spec_version, writer=writer.rstrip(" "), body=body)
 
 
+def declared_body_bytes(data: bytes) -> int | None:
+    """Return how large a file says its decompressed body is, None when it does not say."""
+    try:
+        declared = zstandard.frame_content_size(memoryview(data)[HEADER_BYTES:])
+    except zstandard.ZstdError:
+        return None
+    return None if declared < 0 else int(declared)
+
+
 def decompress(frame: memoryview, key: str, max_body_bytes: int) -> bytes:
     """Return the content of one zstd frame, in memory bounded by what the frame can really hold.
 

@@ -1,5 +1,6 @@
-"""Operations on a whole repository: expiration, garbage collection, statistics."""
+"""Operations on a whole repository: expiration, garbage collection, statistics, its log."""
 
+from icechunk.ops.gc import GCSummary
 from icechunk.ops.updates import Update, UpdateType
 
-__all__ = ["Update", "UpdateType"]
+__all__ = ["GCSummary", "Update", "UpdateType"]
