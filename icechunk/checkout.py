@@ -16,6 +16,7 @@ import numpy as np
 from icechunk._io.loop import run, run_now
 from icechunk.core.changes import ChangeSet
 from icechunk.core.commit import updated_node
+from icechunk.core.grid import check_coordinate, in_grid
 from icechunk.core.moves import Arrangement, Move, arranged, with_move
 from icechunk.core.nodes import parse_document
 from icechunk.errors import (
@@ -367,7 +368,7 @@ class Checkout:
         which = node.manifests.find(coord)
         if which < 0:
             return None
-        table = await self._manifest_table(node, which)
+        table = await _table_in_manifest(self.assets, node, which)
         row = table.find(coord)
         return None if row < 0 else table.ref(row)
 
@@ -383,7 +384,7 @@ class Checkout:
         inherited = self.base.chunks.get(node.id)
         on_top = own if inherited is None else merged([inherited, own])
         for which in range(len(node.manifests.ids)):
-            table = await self._manifest_table(node, which)
+            table = await _table_in_manifest(self.assets, node, which)
             if len(on_top):
                 table = table.take(on_top.find_many(table.coords) < 0)
             for part in _batches(table, batch_rows):
@@ -509,13 +510,6 @@ class Checkout:
                 self.require_array(NodePath(node.path))
             self.changes.edits(node.id, len(node.shape)).set(coord, ref)
 
-    async def _manifest_table(self, node: NodeSnapshot, which: int) -> ChunkTable:
-        manifest = await self.assets.manifest(node.manifests.id_at(which))
-        for node_id, table in manifest.arrays:
-            if node_id == node.id:
-                return table
-        return ChunkTable.empty(len(node.shape))
-
 
 @dataclass(frozen=True, slots=True)
 class RangeRequest:
@@ -557,32 +551,13 @@ class RangeRequest:
         return start, stop
 
 
-def in_grid(node: NodeSnapshot, coord: Coordinate) -> bool:
-    """Say whether a coordinate lies in an array's chunk grid.
-
-    A dimension without chunks still has index 0 (specification, "Node changes in a session").
-    """
-    return len(coord) == len(node.shape) and all(
-        c < max(1, dim.num_chunks) for c, dim in zip(coord, node.shape, strict=True)
-    )
-
-
-def check_coordinate(node: NodeSnapshot, coord: Coordinate) -> None:
-    """Refuse a coordinate outside the chunk grid.
-
-    Raises
-    ------
-    InvalidInputError
-        Kind ``invalid-chunk-index``; the message names the array, the chunk and the grid.
-    """
-    if in_grid(node, coord):
-        return
-    grid = tuple(dim.num_chunks for dim in node.shape)
-    raise InvalidInputError(
-        f"chunk {tuple(coord)} is outside the chunk grid {grid} of {node.path}. Resize the array "
-        "first, or check the index.",
-        ErrorKind.INVALID_CHUNK_INDEX,
-    )
+async def _table_in_manifest(assets: AssetManager, node: NodeSnapshot, which: int) -> ChunkTable:
+    """Return the references of a node in one of its manifests."""
+    manifest = await assets.manifest(node.manifests.id_at(which))
+    for node_id, table in manifest.arrays:
+        if node_id == node.id:
+            return table
+    return ChunkTable.empty(len(node.shape))
 
 
 def _batches(table: ChunkTable, rows: int | None) -> Iterator[ChunkTable]:

@@ -13,10 +13,7 @@ from icechunk.assets.manager import shared_manager
 from icechunk.assets.virtual import VirtualReader
 from icechunk.checkout import Base, Checkout, SessionMode
 from icechunk.core.changes import ChangeSet
-from icechunk.core.commit import effective_changes, transaction_log_of
-from icechunk.core.diff import Diff, diff_of
 from icechunk.core.merge import ChunkPolicy, merge_changes
-from icechunk.core.virtual_refs import location_texts
 from icechunk.core.wire import decode_document, encode_document, pack_changes, unpack_changes
 from icechunk.errors import (
     ErrorKind,
@@ -24,11 +21,9 @@ from icechunk.errors import (
     SessionStateError,
     UnmergedChangesWarning,
 )
-from icechunk.format.chunk_table import ChunkKind, InlineRef, NativeRef
-from icechunk.format.snapshot import NodeKind
 from icechunk.ids import NodeId, ObjectId, id_text
-from icechunk.paths import user_path
 from icechunk.session_edits import SessionEdits
+from icechunk.session_look import SessionLook
 from icechunk.session_state import SessionState, checked_message
 from icechunk.store import IcechunkStore
 from icechunk.transaction import (
@@ -37,10 +32,9 @@ from icechunk.transaction import (
     rebase_changes,
     require_unconflicted,
 )
-from icechunk.types import ChunkType
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Mapping
 
     from icechunk.assets.manager import AssetManager
     from icechunk.config import RepositoryConfig
@@ -49,7 +43,7 @@ if TYPE_CHECKING:
     from icechunk.storage.base import Storage
 
 
-class Session(SessionTwins, SessionEdits):
+class Session(SessionTwins, SessionEdits, SessionLook):
     """One version of a repository, to read, or to change and commit.
 
     Made by `Repository.readonly_session` and `Repository.writable_session`, not by calling the
@@ -149,72 +143,6 @@ class Session(SessionTwins, SessionEdits):
                 "own": pack_changes(own),
             }
         )
-
-    # -- looking at it ------------------------------------------------------------------------
-
-    def status(self) -> Diff:
-        """Return what the session changed, by path."""
-        nodes = self.checkout.base.nodes
-        changes = effective_changes(nodes, self.checkout.changes)
-        log = transaction_log_of(self.checkout.snapshot_id, nodes, changes)
-        return diff_of([log], nodes.edited(changes.new_nodes.values(), ()), nodes)
-
-    async def chunk_coordinates(
-        self, array_path: str, batch_size: int = 1000
-    ) -> AsyncIterator[tuple[int, ...]]:
-        """Yield the coordinate of every chunk of an array.
-
-        Raises
-        ------
-        NodeNotFoundError, InvalidInputError
-            No array at the path.
-        """
-        await self.checkout.ready()
-        node = self.checkout.require_array(user_path(array_path))
-        async for table in self.checkout.chunk_tables(node, batch_size):
-            for coord in table.coords.tolist():
-                yield tuple(coord)
-
-    async def chunk_type_async(self, array_path: str, chunk_coordinates: list[int]) -> ChunkType:
-        """Return how a chunk is stored: uninitialized, native, inline or virtual.
-
-        Raises
-        ------
-        NodeNotFoundError, InvalidInputError
-            No array at the path.
-        """
-        await self.checkout.ready()
-        node = self.checkout.require_array(user_path(array_path))
-        ref = await self.checkout.chunk_ref(node, tuple(chunk_coordinates))
-        if ref is None:
-            return ChunkType.uninitialized
-        if isinstance(ref, NativeRef):
-            return ChunkType.native
-        return ChunkType.inline if isinstance(ref, InlineRef) else ChunkType.virtual
-
-    async def get_node_id_async(self, path: str) -> str:
-        """Return the id of a group or array, which it keeps for its life.
-
-        Raises
-        ------
-        NodeNotFoundError
-            Kind ``node-not-found``.
-        """
-        await self.checkout.ready()
-        return id_text(self.checkout.require_node(user_path(path)).id)
-
-    async def all_virtual_chunk_locations_async(self) -> list[str]:
-        """Return the location of every virtual chunk, array by array."""
-        await self.checkout.ready()
-        found: list[str] = []
-        for node in self.checkout.nodes():
-            if node.kind is not NodeKind.ARRAY:
-                continue
-            async for table in self.checkout.chunk_tables(node):
-                virtual = table.take(table.kind == ChunkKind.VIRTUAL).unpacked()
-                found += location_texts(virtual.payload)
-        full = self.checkout.virtual.full_location
-        return [full(text) if text.startswith("vcc:") else text for text in found]
 
     # -- committing ---------------------------------------------------------------------------
 

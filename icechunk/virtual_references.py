@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from icechunk._sync.virtual_references import VirtualReferencesTwins
-from icechunk.checkout import check_coordinate
+from icechunk.core.grid import check_coordinate
 from icechunk.core.virtual_refs import normalise_location, normalise_locations
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.format.chunk_table import ChunkTable

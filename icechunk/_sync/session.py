@@ -12,37 +12,12 @@ if TYPE_CHECKING:
 
     from icechunk.core.conflicts import ConflictSolver
     from icechunk.session import ForkSession
-    from icechunk.types import ChunkType
 
 
 class SessionTwins:
     """Blocking methods of `icechunk.session.Session`."""
 
     __slots__ = ()
-
-    def chunk_type(self, array_path: str, chunk_coordinates: list[int]) -> ChunkType:
-        """Return how a chunk is stored: uninitialized, native, inline or virtual.
-
-        Raises
-        ------
-        NodeNotFoundError, InvalidInputError
-            No array at the path.
-        """
-        return run(self.chunk_type_async(array_path, chunk_coordinates))
-
-    def get_node_id(self, path: str) -> str:
-        """Return the id of a group or array, which it keeps for its life.
-
-        Raises
-        ------
-        NodeNotFoundError
-            Kind ``node-not-found``.
-        """
-        return run(self.get_node_id_async(path))
-
-    def all_virtual_chunk_locations(self) -> list[str]:
-        """Return the location of every virtual chunk, array by array."""
-        return run(self.all_virtual_chunk_locations_async())
 
     def commit(
         self,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from icechunk.core.grid import grid_of
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.format.chunk_table import ChunkTable, Coordinate, overlay
 
@@ -24,14 +25,6 @@ if TYPE_CHECKING:
 
 _FARTHEST: Final = 2**32
 """A shift by this many chunks leaves every grid there can be."""
-
-
-def grid_of(node: NodeSnapshot) -> tuple[int, ...]:
-    """Return how many chunk positions an array has along each dimension.
-
-    A dimension without chunks still has index 0.
-    """
-    return tuple(max(1, dim.num_chunks) for dim in node.shape)
 
 
 def within_grid(table: ChunkTable, node: NodeSnapshot) -> ChunkTable:

@@ -52,6 +52,7 @@ LAYERS = {
     "icechunk.conflicts": 7,
     "icechunk.session": 7,
     "icechunk.session_edits": 7,
+    "icechunk.session_look": 7,
     "icechunk.session_state": 7,
     "icechunk.snapshots": 7,
     "icechunk.transaction": 7,
