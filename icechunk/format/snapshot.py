@@ -210,7 +210,8 @@ def parse_snapshot(data: bytes, *, key: str) -> Snapshot:
     """
     file = parse_file(data, FileType.SNAPSHOT, key=key)
     table = root(file.body, key=key, name="Snapshot")
-    parent = table.struct(1, "parent_id", OBJECT_ID_BYTES)
+    # In version 2 the graph is in the repo object, and what stands here means nothing.
+    parent = table.struct(1, "parent_id", OBJECT_ID_BYTES) if file.spec_version == 1 else None
     nodes = table.required_column(2, "nodes", "NodeSnapshot")
     items = table.required_tables(5, "metadata", METADATA_ITEM.name)
     return Snapshot(
