@@ -43,25 +43,24 @@ def values(session, name="a"):
     return zarr.open_array(session.store, path=name, mode="r")[...]
 
 
-@pytest.mark.parametrize("scheduler", LOCAL)
+@pytest.mark.parametrize("scheduler", LOCAL, indirect=True)
 @pytest.mark.parametrize("how", ["method", "function", "nested", "delayed", "persist"])
 def test_it_is_merged_however_it_is_computed(repo, scheduler, how):
     session = repo.writable_session("main")
     write = pending(session, da.arange(12, chunks=4, dtype="f8"))
     assert isinstance(write, Delayed)
-    with dask.config.set(scheduler=scheduler):
-        match how:
-            case "method":
-                receipt = write.compute()
-            case "function":
-                (receipt,) = dask.compute(write)
-            case "nested":
-                (answer,) = dask.compute({"writes": [write]})
-                receipt = answer["writes"][0]
-            case "delayed":
-                receipt = dask.delayed(lambda done: done)(write).compute()
-            case "persist":
-                receipt = write.persist().compute()
+    match how:
+        case "method":
+            receipt = write.compute()
+        case "function":
+            (receipt,) = dask.compute(write)
+        case "nested":
+            (answer,) = dask.compute({"writes": [write]})
+            receipt = answer["writes"][0]
+        case "delayed":
+            receipt = dask.delayed(lambda done: done)(write).compute()
+        case "persist":
+            receipt = write.persist().compute()
     assert (receipt.blocks, receipt.chunks, receipt.size_bytes) == (3, 3, 96)
     np.testing.assert_array_equal(values(session), np.arange(12.0))
 
@@ -180,12 +179,12 @@ def test_two_tasks_on_one_chunk_are_found(repo):
     assert AxisGrid.regular(4, 4).chunk_count(0, 4) == 1
 
 
-@pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads"], indirect=True)
 def test_nothing_is_left_behind(repo, scheduler):
     session = repo.writable_session("main")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pending(session, da.ones((8, 2), chunks=1)).compute(scheduler=scheduler)
+        pending(session, da.ones((8, 2), chunks=1)).compute()
 
 
 def test_what_a_task_returns_is_small(repo):

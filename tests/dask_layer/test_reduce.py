@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -60,17 +59,16 @@ def forked_array(repo):
     return session, fork, zarr.open_array(fork.store, path="a", mode="r+")
 
 
-@pytest.mark.parametrize("scheduler", ["synchronous", "processes"])
+@pytest.mark.parametrize("scheduler", ["synchronous", "processes"], indirect=True)
 def test_session_merge_reduction(repo, scheduler):
     session, _, target = forked_array(repo)
     source = da.arange(12, chunks=3, dtype="f8")
     stored = da.store(
         source, target, lock=False, return_stored=True, load_stored=False, compute=False
     )
-    with dask.config.set(scheduler=scheduler):
-        merged = icechunk.dask.session_merge_reduction(
-            stored if isinstance(stored, da.Array) else list(stored), split_every=2
-        )
+    merged = icechunk.dask.session_merge_reduction(
+        stored if isinstance(stored, da.Array) else list(stored), split_every=2
+    )
     assert isinstance(merged, icechunk.dask.ForkSession)
     session.merge(merged)
     session.commit("stored")

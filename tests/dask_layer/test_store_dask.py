@@ -27,7 +27,7 @@ def read(repo, name):
     return zarr.open_array(repo.readonly_session("main").store, path=name, mode="r")[...]
 
 
-@pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes"])
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes"], indirect=True)
 def test_every_scheduler(repo, scheduler):
     session = repo.writable_session("main")
     arrays(session, a=((6, 8), (2, 4)), b=((10,), (5,)))
@@ -36,8 +36,7 @@ def test_every_scheduler(repo, scheduler):
     fork = session.fork()
     a, b = da.random.random((6, 8), chunks=(2, 4)), da.arange(10, chunks=5, dtype="f8")
     a, b = dask.persist(a, b)
-    with dask.config.set(scheduler=scheduler):
-        merged = store_dask(sources=[a, b], targets=on_fork(fork, "a", "b"), split_every=3)
+    merged = store_dask(sources=[a, b], targets=on_fork(fork, "a", "b"), split_every=3)
     assert isinstance(merged, ForkSession)
     session.merge(merged)
     session.commit("values")
