@@ -23,7 +23,11 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 
 class RepositoryUpkeep(RepositoryUpkeepTwins):
-    """The part of a repository that keeps it small."""
+    """The part of a repository that keeps it small.
+
+    All of this needs format version 2; in a repository of version 1 it raises `FormatError`, kind
+    ``unsupported-spec-version``.
+    """
 
     _state: RepositoryState
 

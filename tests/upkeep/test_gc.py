@@ -40,6 +40,10 @@ def an_hour_ago() -> datetime:
 
 def made(storage: AgedStorage | None = None) -> tuple[AgedStorage, ic.Repository]:
     storage = storage or AgedStorage()
+    return storage, filled(storage)
+
+
+def filled(storage: ic.Storage) -> ic.Repository:
     repo = ic.Repository.create(storage)
     with repo.transaction("main", message="first") as store:
         root = zarr.create_group(store)
@@ -48,7 +52,7 @@ def made(storage: AgedStorage | None = None) -> tuple[AgedStorage, ic.Repository
                 name, shape=(N * 100,), chunks=(100,), dtype="f8", compressors=None
             )
             array[:] = 1.0
-    return storage, repo
+    return repo
 
 
 def commit(repo: ic.Repository, value: float, branch: str = "main", chunk: int = 0) -> str:
