@@ -99,7 +99,12 @@ class KeySet:
 
     def holds(self, rows: U8Array) -> BoolArray:
         """Say which rows, shape ``(n, width)``, are in the set."""
-        return self._holds(self._keys(rows))
+        keys = self._keys(rows)
+        # Sorted, neighbours take the same way through a run, which is several times as fast.
+        order = np.argsort(keys)
+        found = np.empty(len(keys), np.bool_)
+        found[order] = self._holds(keys[order])
+        return found
 
     def _holds(self, keys: AnyArray) -> BoolArray:
         found = np.zeros(len(keys), np.bool_)
