@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 from icechunk._sync.repository_upkeep import RepositoryUpkeepTwins
 from icechunk.ids import id_text
-from icechunk.ops.expire import expire_snapshots
 from icechunk.ops.gc import GCLimits, GCSummary, collect_garbage
 from icechunk.ops.reading import ReadLimits
 from icechunk.ops.stats import ChunkStorageStats, chunk_storage_stats
@@ -25,8 +24,8 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 class RepositoryUpkeep(RepositoryUpkeepTwins):
     """The part of a repository that keeps it small.
 
-    All of this needs format version 2; in a repository of version 1 it raises `FormatError`, kind
-    ``unsupported-spec-version``.
+    Collection and statistics need format version 2; in a repository of version 1 they raise
+    `FormatError`, kind ``unsupported-spec-version``.
     """
 
     _state: RepositoryState
@@ -70,8 +69,8 @@ class RepositoryUpkeep(RepositoryUpkeepTwins):
         -----
         Concurrency: one conditional update; whoever commits meanwhile is not disturbed.
         """
-        released = await expire_snapshots(
-            self._state.assets,
+        refs = await self._state.refs()
+        released = await refs.expire(
             _microseconds(older_than),
             delete_branches=delete_expired_branches,
             delete_tags=delete_expired_tags,

@@ -7,6 +7,8 @@ its parent. There is no other shared state, so a commit is one conditional write
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from icechunk.assets.config_file import read_config_file, write_config_file
@@ -201,6 +203,42 @@ class RefFiles(RefStore):
 
     async def register(self, snapshot: Snapshot, base: ObjectId) -> None:
         """Do nothing: in version 1 a snapshot exists when its file does."""
+
+    async def expire(
+        self, older_than_us: int, *, delete_branches: bool, delete_tags: bool
+    ) -> frozenset[ObjectId]:
+        """Release old snapshots: the oldest kept one of each ref gets the root as parent.
+
+        Its file is written again in place, the one case in which a snapshot file changes. Killed
+        on the way, some refs are shortened and some not; the next run does the rest.
+        """
+        await self.folder.require_in_use()
+        released: set[ObjectId] = set()
+        kept: set[ObjectId] = set()
+        for kind, names, delete in (
+            (BRANCH, await self.branches(), delete_branches),
+            (TAG, await self.tags(), delete_tags),
+        ):
+            for name in sorted(names):
+                ref = await self.folder.find(kind, name)
+                if ref is None:
+                    continue
+                records = [record async for record in self.ancestors(ref.target)]
+                *line, root = records
+                young = [*takewhile(lambda record: record.flushed_at_us >= older_than_us, line)]
+                released.update(record.id for record in line[len(young) :])
+                if line and not young and delete and name != history.MAIN:
+                    await (self.delete_tag if kind == TAG else self.delete_branch)(name)
+                    continue
+                last = line[: max(1, len(young))]
+                kept.update(record.id for record in last)
+                if len(line) > len(last):
+                    await self._make_child_of(last[-1].id, root.id)
+        return frozenset(released - kept)
+
+    async def _make_child_of(self, snapshot_id: ObjectId, parent_id: ObjectId) -> None:
+        snapshot = await self.assets.snapshot(snapshot_id)
+        await self.assets.write_snapshot(replace(snapshot, parent_id=parent_id))
 
     # -- configuration ------------------------------------------------------------------------
 

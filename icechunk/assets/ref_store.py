@@ -214,6 +214,25 @@ class RefStore(ABC):
     async def register(self, snapshot: Snapshot, base: ObjectId) -> None:
         """Make a written snapshot after ``base`` known that no branch points at."""
 
+    @abstractmethod
+    async def expire(
+        self, older_than_us: int, *, delete_branches: bool, delete_tags: bool
+    ) -> frozenset[ObjectId]:
+        """Release snapshots committed before a time from the history.
+
+        Parameters
+        ----------
+        older_than_us : int
+            Microseconds since the Unix epoch.
+        delete_branches, delete_tags : bool
+            Delete branches (never ``main``) and tags whose snapshot is that old.
+
+        Returns
+        -------
+        frozenset of ObjectId
+            Released snapshots; their files stay until garbage is collected.
+        """
+
     # -- configuration ------------------------------------------------------------------------
 
     @abstractmethod

@@ -13,9 +13,16 @@ from icechunk.assets.refs import RepoState, read_state, require_online, update_r
 from icechunk.core import history
 from icechunk.core.changes import ChangeSet
 from icechunk.core.commit import transaction_log_of
+from icechunk.core.expiry import expired
 from icechunk.core.features import Feature, require_feature
 from icechunk.errors import ConflictError, ErrorKind
-from icechunk.format.repo_info import ConfigChanged, RepoInfo, RepoInitialized, UpdateKind
+from icechunk.format.repo_info import (
+    ConfigChanged,
+    ExpirationRan,
+    RepoInfo,
+    RepoInitialized,
+    UpdateKind,
+)
 from icechunk.storage.base import LostRaceError
 
 if TYPE_CHECKING:
@@ -120,6 +127,22 @@ class RepoObject(RefStore):
     async def delete_tag(self, tag: str) -> None:
         """Delete a tag; its name is used up for ever."""
         await self._update(history.delete_tag(tag))
+
+    async def expire(
+        self, older_than_us: int, *, delete_branches: bool, delete_tags: bool
+    ) -> frozenset[ObjectId]:
+        """Release old snapshots in one update; planned anew when somebody else was faster."""
+        released: frozenset[ObjectId] = frozenset()
+
+        def change(info: RepoInfo) -> tuple[RepoInfo, UpdateKind]:
+            nonlocal released
+            after, released = expired(
+                info, older_than_us, delete_branches=delete_branches, delete_tags=delete_tags
+            )
+            return after, ExpirationRan()
+
+        await self._update(change)
+        return released
 
     async def commit(self, branch: str, snapshot: Snapshot, base: ObjectId) -> None:
         """Make a written snapshot the tip of a branch that is at ``base``."""
