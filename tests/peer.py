@@ -71,8 +71,11 @@ def run_peer(script: str, *args: object, version: str = PEER_VERSION) -> Any:
         cwd=_ROOT / "tests",  # not the checkout, whose package would be imported instead
         env=environment(),
     )
-    if done.returncode != 0:
-        pytest.fail(f"the official package failed:\n{done.stderr[-4000:]}")
+    # Its threads sometimes die at the interpreter's exit (a signal, so a negative code), when the
+    # answer was given already.
+    answered = done.stdout.endswith("\n") and not done.stderr.strip()
+    if done.returncode != 0 and not (done.returncode < 0 and answered):
+        pytest.fail(f"the official package failed ({done.returncode}):\n{done.stderr[-4000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
