@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
 from icechunk._io.loop import run, run_now
 from icechunk.core.changes import ChangeSet
 from icechunk.core.commit import updated_node
@@ -44,7 +42,6 @@ from icechunk.storage.base import ByteRange
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 
-    from icechunk._typing import I64Array
     from icechunk.assets.manager import AssetManager
     from icechunk.assets.virtual import VirtualReader
     from icechunk.format.snapshot import NodeTable, Snapshot
@@ -149,6 +146,7 @@ class Checkout:
         self.lock = threading.RLock()
         self._base = base
         self._load = load
+        self._sealed = False
         self._arranged: tuple[tuple[Move, ...], NodeTable, Arrangement] | None = None
 
     # -- state --------------------------------------------------------------------------------
@@ -188,8 +186,10 @@ class Checkout:
         ReadOnlyError
             Kind ``read-only-session``.
         SessionStateError
-            Kind ``rearrange-session-only``.
+            Kind ``rearrange-session-only``, or ``not-allowed`` while a commit is under way.
         """
+        if self._sealed:
+            raise _commit_under_way()
         if self.mode is SessionMode.readonly:
             raise ReadOnlyError(
                 "this session is read-only. Open one with repo.writable_session(branch); after a "
@@ -201,6 +201,26 @@ class Checkout:
                 "this session only moves nodes. Open one with repo.writable_session(branch).",
                 ErrorKind.REARRANGE_SESSION_ONLY,
             )
+
+    def seal(self) -> None:
+        """Refuse changes from now on: a commit takes them as they are.
+
+        Without this a chunk that another thread sets during a commit would be in no snapshot.
+
+        Raises
+        ------
+        SessionStateError
+            Kind ``not-allowed``; another commit is under way.
+        """
+        with self.lock:
+            if self._sealed:
+                raise _commit_under_way()
+            self._sealed = True
+
+    def unseal(self) -> None:
+        """Take changes again, where the mode allows any."""
+        with self.lock:
+            self._sealed = False
 
     def rebased(self, snapshot: Snapshot, changes: ChangeSet) -> None:
         """Move to a newer base, with the changes a solver left."""
@@ -298,6 +318,7 @@ class Checkout:
         self.require_writable()
         document = parse_document(data, path, spec_version=self.assets.spec_version)
         with self.lock:
+            self.require_writable()
             node = self.node(path)
             if node is not None and node.kind is not document.kind:
                 raise AlreadyExistsError(
@@ -318,8 +339,8 @@ class Checkout:
 
     def delete_node(self, path: NodePath) -> None:
         """Delete a node and everything below it; nothing there is no error."""
-        self.require_writable()
         with self.lock:
+            self.require_writable()
             for below in self.paths_within(path):
                 node = self.node(below)
                 if node is not None:
@@ -346,6 +367,8 @@ class Checkout:
         if self.mode is SessionMode.readonly:
             self.require_writable()
         with self.lock:
+            if self._sealed:
+                raise _commit_under_way()
             move = Move(node_id=self.require_node(source).id, from_path=source, to_path=target)
             after = with_move(self._arrangement(), move)
             # Where everything is back in its place there is nothing to commit.
@@ -387,9 +410,9 @@ class Checkout:
             table = await _table_in_manifest(self.assets, node, which)
             if len(on_top):
                 table = table.take(on_top.find_many(table.coords) < 0)
-            for part in _batches(table, batch_rows):
+            for part in table.batches(batch_rows):
                 yield part
-        for part in _batches(on_top.without_deleted(), batch_rows):
+        for part in on_top.without_deleted().batches(batch_rows):
             yield part
 
     async def read_chunk(
@@ -478,6 +501,7 @@ class Checkout:
             return
         check_coordinate(node, tuple(int(c) - 1 for c in table.extent()[:, 1]))
         with self.lock:
+            self.require_writable()
             self.changes.edits(node.id, len(node.shape)).extend(table)
 
     async def delete_chunks(self, path: NodePath, within: tuple[int, ...]) -> None:
@@ -495,9 +519,10 @@ class Checkout:
                 self._record(node, within, None)
             return
         async for table in self.chunk_tables(node):
-            rows = _starting_with(table, within)
+            rows = table.starting_with(within)
             if len(rows):
                 with self.lock:
+                    self.require_writable()
                     edits = self.changes.edits(node.id, table.ndim)
                     edits.extend(ChunkTable.deleted(table.coords[rows]))
 
@@ -560,16 +585,9 @@ async def _table_in_manifest(assets: AssetManager, node: NodeSnapshot, which: in
     return ChunkTable.empty(len(node.shape))
 
 
-def _batches(table: ChunkTable, rows: int | None) -> Iterator[ChunkTable]:
-    if rows is None or len(table) <= rows:
-        if len(table):
-            yield table
-        return
-    for start in range(0, len(table), rows):
-        yield table.take(slice(start, start + rows))
-
-
-def _starting_with(table: ChunkTable, within: tuple[int, ...]) -> I64Array:
-    if len(within) > table.ndim:
-        return np.zeros(0, np.int64)
-    return np.flatnonzero((table.coords[:, : len(within)] == within).all(axis=1))
+def _commit_under_way() -> SessionStateError:
+    return SessionStateError(
+        "a commit of this session is under way, so it takes no changes. Wait for the commit, and "
+        "write through a new session.",
+        ErrorKind.NOT_ALLOWED,
+    )

@@ -148,9 +148,17 @@ async def commit_changes(checkout: Checkout, request: CommitRequest) -> ObjectId
         Kind ``branch-not-found``; the branch was deleted meanwhile. In version 1 of the format
         that is a ConflictError with no actual parent.
     """
-    assets = checkout.assets
     plain_value(request.metadata)  # refused here, before anything is written
     await checkout.ready()
+    checkout.seal()
+    try:
+        return await _commit_sealed(checkout, request)
+    finally:
+        checkout.unseal()
+
+
+async def _commit_sealed(checkout: Checkout, request: CommitRequest) -> ObjectId:
+    assets = checkout.assets
     changed = not effective_changes(checkout.base.nodes, checkout.changes).is_empty()
     if not changed and not request.allow_empty:
         raise SessionStateError(

@@ -19,7 +19,7 @@ from icechunk.format.ragged import Ragged, concat
 from icechunk.ids import OBJECT_ID_BYTES, ObjectId
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from icechunk._typing import AnyArray, BoolArray, I64Array, U8Array, U32Array, U64Array
 
@@ -317,7 +317,22 @@ class ChunkTable:
             inside &= (column >= box[axis, 0]) & (column < box[axis, 1])
         return inside
 
+    def starting_with(self, within: Coordinate) -> I64Array:
+        """Return the rows whose coordinate begins with the given numbers."""
+        if len(within) > self.ndim:
+            return np.zeros(0, np.int64)
+        return np.flatnonzero((self.coords[:, : len(within)] == within).all(axis=1))
+
     # -- selecting and combining --------------------------------------------------------------
+
+    def batches(self, rows: int | None) -> Iterator[ChunkTable]:
+        """Yield the table in parts of at most so many rows; nothing for an empty table."""
+        if rows is None or len(self) <= rows:
+            if len(self):
+                yield self
+            return
+        for start in range(0, len(self), rows):
+            yield self.take(slice(start, start + rows))
 
     def take(self, rows: I64Array | BoolArray | slice) -> ChunkTable:
         """Return selected rows, which must be in ascending order."""

@@ -127,3 +127,42 @@ def test_a_race_lost_after_the_files_were_written_writes_no_manifest_twice() -> 
     # Array b: once. Array a: once before the race was lost, once on what the other committed.
     assert len(manifests) == 3
     assert seen(storage.inner)[2] == [2.0, 1.0, 1.0, 9.0, *[3.0] * 4]
+
+
+def test_what_is_written_while_a_commit_is_under_way_is_refused_not_lost() -> None:
+    storage, repo = prepared()
+    session = change(repo)
+    real, refused = storage.put_if_unchanged, []
+
+    def write_more() -> None:
+        for act in (
+            lambda: zarr.open_array(session.store, path="a", mode="r+").__setitem__(0, 7.0),
+            lambda: zarr.create_group(session.store, path="late"),
+            lambda: session.commit("again", allow_empty=True),
+        ):
+            with pytest.raises(ic.SessionStateError, match="under way"):
+                act()
+            refused.append(True)
+
+    async def write_first(key: str, *args: Any, **kwargs: Any) -> Any:
+        if key == "repo":
+            await in_thread(write_more)
+        return await real(key, *args, **kwargs)
+
+    storage.put_if_unchanged = write_first
+    session.commit("second")
+    assert len(refused) == 3
+    assert seen(storage.inner) == NEW
+
+
+def test_a_failed_commit_leaves_the_session_as_it_was() -> None:
+    storage, repo = prepared()
+    session = change(repo)
+    storage.writes.clear()
+    storage.fail_at, storage.how = 0, "error"
+    with pytest.raises(StorageError):
+        session.commit("second")
+    zarr.open_array(session.store, path="a", mode="r+")[1000:2000] = 5.0
+    storage.fail_at = -1
+    session.commit("second")
+    assert seen(storage.inner)[2] == [2.0, 5.0, 1.0, 1.0, *[3.0] * 4]
