@@ -141,11 +141,6 @@ def chunk_key_prefix(path: NodePath) -> str:
     return "c" if path == ROOT else f"{path[1:]}/c"
 
 
-def chunk_key(path: NodePath, coord: tuple[int, ...]) -> str:
-    """Return the store key of a chunk."""
-    return "/".join([chunk_key_prefix(path), *map(str, coord)])
-
-
 def is_within(path: str, ancestor: str) -> bool:
     """Say whether a node path is the ancestor itself or below it."""
     return ancestor in {"/", path} or path.startswith(ancestor + "/")
@@ -175,8 +170,3 @@ def parent_of(path: NodePath) -> NodePath | None:
     if path == ROOT:
         return None
     return NodePath(path.rpartition("/")[0] or "/")
-
-
-def name_of(path: NodePath) -> str:
-    """Return the last component, empty for the root."""
-    return path.rpartition("/")[2]

@@ -8,7 +8,7 @@ the branch makes the snapshot exist. Whatever dies before that leaves garbage an
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -148,7 +148,8 @@ async def commit_changes(checkout: Checkout, request: CommitRequest) -> ObjectId
         Kind ``branch-not-found``; the branch was deleted meanwhile. In version 1 of the format
         that is a ConflictError with no actual parent.
     """
-    plain_value(request.metadata)  # refused here, before anything is written
+    # What cannot be stored is refused here, before anything is written.
+    request = replace(request, metadata=plain_value(request.metadata))
     await checkout.ready()
     checkout.seal()
     try:
@@ -202,7 +203,7 @@ async def _commit_once(
         replaced = await _log_to_replace(checkout, refs)
     with checkout.lock:
         changes = effective_changes(base.nodes, checkout.changes)
-    metadata: dict[str, Any] = plain_value(request.metadata)
+    metadata = dict(request.metadata)
     if request.solver is not None:
         metadata[ENGINE_METADATA_KEY] = {"rebase_attempts": rebases}
     nodes_to_write = array_nodes_to_write(base.nodes, changes, every=request.rewrite)
