@@ -25,6 +25,7 @@ LAYERS = {
     "icechunk._io": 0,
     "icechunk._sync": 0,
     "icechunk.errors": 0,
+    "icechunk.events": 0,
     "icechunk.ids": 0,
     "icechunk.paths": 0,
     "icechunk.types": 1,
