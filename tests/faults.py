@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
 
     from icechunk import StorageSettings
-    from icechunk.storage.base import ByteRange, ObjectInfo
+    from icechunk.storage.base import ByteRange, ObjectInfo, ReadCondition
 
 
 class Died(BaseException):
@@ -69,8 +69,14 @@ class FaultyStorage(Storage):
     ) -> Version:
         return await self._write(key, self.inner.put_if_unchanged, data, version, **kwargs)
 
-    async def get(self, key: str, byte_range: ByteRange | None = None) -> bytes:
-        return await self.inner.get(key, byte_range)
+    async def get(
+        self,
+        key: str,
+        byte_range: ByteRange | None = None,
+        *,
+        condition: ReadCondition | None = None,
+    ) -> bytes:
+        return await self.inner.get(key, byte_range, condition=condition)
 
     async def get_versioned(self, key: str) -> tuple[bytes, Version]:
         return await self.inner.get_versioned(key)

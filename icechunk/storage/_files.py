@@ -27,6 +27,7 @@ from icechunk.storage.base import (
     ByteRange,
     LostRaceError,
     ObjectInfo,
+    ReadCondition,
     Version,
     check_key,
     check_readable,
@@ -92,14 +93,25 @@ class Files:
             raise self._error("read", key, error) from error
         return fd, os.fstat(fd).st_size
 
-    def read(self, key: str, byte_range: ByteRange | None) -> bytes:
-        """Return an object, or exactly one range of it."""
+    def read(
+        self, key: str, byte_range: ByteRange | None, condition: ReadCondition | None
+    ) -> bytes:
+        """Return an object, or exactly one range of it, if it is what ``condition`` says."""
         fd, size = self.open(key)
-        return self.read_and_close(key, fd, size, byte_range)
+        return self.read_and_close(key, fd, size, byte_range, condition)
 
-    def read_and_close(self, key: str, fd: int, size: int, byte_range: ByteRange | None) -> bytes:
+    def read_and_close(
+        self,
+        key: str,
+        fd: int,
+        size: int,
+        byte_range: ByteRange | None,
+        condition: ReadCondition | None,
+    ) -> bytes:
         """Return an open object of ``size`` bytes, or one range of it, and close it."""
         try:
+            if condition is not None:
+                self._check(key, os.fstat(fd), condition)
             if byte_range is None:
                 return _read(fd, size)
             if byte_range.stop > size:
@@ -113,6 +125,12 @@ class Files:
             raise self._error("read", key, error) from error
         finally:
             os.close(fd)
+
+    def _check(self, key: str, status: os.stat_result, condition: ReadCondition) -> None:
+        modified_us = status.st_mtime_ns // 1000
+        # Which file, when written, how long: what web servers make entity tags of files from.
+        etag = f"{status.st_ino:x}-{modified_us:x}-{status.st_size:x}"
+        condition.check(key, self.description, etag=etag, last_modified_us=modified_us)
 
     def head(self, key: str) -> ObjectInfo:
         """Return size and time of an object."""

@@ -22,12 +22,13 @@ from icechunk.storage._s3_client import (
     storage_error,
     translated,
 )
-from icechunk.storage.base import ByteRange, Version, range_beyond_end
+from icechunk.storage.base import ByteRange, ReadCondition, Version, range_beyond_end
 from icechunk.storage.retry import AmbiguousError, Backoff, Found, put_conditionally
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
+    from datetime import datetime
 
     from icechunk.storage_settings import StorageSettings
 
@@ -61,7 +62,9 @@ class S3Requests:
 
     # ---------------------------------------------------------------- reading
 
-    async def download(self, key: str, byte_range: ByteRange | None) -> tuple[bytes, Version]:
+    async def download(
+        self, key: str, byte_range: ByteRange | None, condition: ReadCondition | None
+    ) -> tuple[bytes, Version]:
         """Return an object or one range of it, in one request, and its version."""
         arguments: dict[str, Any] = self._object(key)
         if byte_range is not None:
@@ -73,6 +76,7 @@ class S3Requests:
                 reply = await self.api.get_object(**arguments)
                 try:
                     async with reply["Body"] as body:
+                        self._check(key, reply, condition)
                         data: bytes = await body.read()
                     break
                 except NETWORK_ERRORS:  # in the middle: botocore retries only up to the headers
@@ -85,7 +89,17 @@ class S3Requests:
             raise range_beyond_end(key, self.place.description, byte_range, total)
         return data, _version(reply)
 
-    async def download_range(self, key: str, whole: ByteRange) -> bytes:
+    def _check(self, key: str, reply: Mapping[str, Any], condition: ReadCondition | None) -> None:
+        # By the reply to the very request, so it is as good as a condition in the request; and
+        # services differ in the precision of If-Unmodified-Since and the quoting of If-Match.
+        if condition is not None:
+            modified_us = microseconds(reply["LastModified"])
+            tag = reply.get("ETag")
+            condition.check(key, self.place.description, etag=tag, last_modified_us=modified_us)
+
+    async def download_range(
+        self, key: str, whole: ByteRange, condition: ReadCondition | None
+    ) -> bytes:
         """Return a range, in parallel requests if it is large."""
         most, ideal_bytes = self._concurrency()
         size = whole.stop - whole.start
@@ -94,7 +108,7 @@ class S3Requests:
             ByteRange(start=start, stop=min(start + step, whole.stop))
             for start in range(whole.start, whole.stop, step)
         ]
-        parts = await gather_limited(most, (self.download(key, part) for part in ranges))
+        parts = await gather_limited(most, (self.download(key, part, condition) for part in ranges))
         return b"".join(part[0] for part in parts) if len(parts) > 1 else parts[0][0]
 
     async def head(self, key: str) -> dict[str, Any]:
@@ -309,6 +323,11 @@ class S3Requests:
             initial_seconds=(retries.initial_backoff_ms or 0) / 1000,
             max_seconds=(retries.max_backoff_ms or 0) / 1000,
         )
+
+
+def microseconds(when: datetime) -> int:
+    """Return a time of a reply in microseconds since the Unix epoch."""
+    return round(when.timestamp() * 1e6)
 
 
 def _version(reply: Mapping[str, Any]) -> Version:

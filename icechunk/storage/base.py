@@ -90,6 +90,59 @@ class ByteRange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReadCondition:
+    """What an object must still be for reading it to count.
+
+    Parameters
+    ----------
+    etag : str or None
+        Entity tag of the object, with or without its quotes.
+    unmodified_since_us : int or None
+        Latest time of its last write, in microseconds since the Unix epoch.
+    """
+
+    etag: str | None = None
+    unmodified_since_us: int | None = None
+
+    def check(
+        self, key: str, place: str, *, etag: str | None, last_modified_us: int | None
+    ) -> None:
+        """Refuse an object that is not the one meant.
+
+        Parameters
+        ----------
+        key, place : str
+            For the message.
+        etag : str or None
+            What it has; None where the storage knows of none, which matches nothing.
+        last_modified_us : int or None
+            When it was last written; None where that is not known, which is too late.
+
+        Raises
+        ------
+        ObjectChangedError
+            It has another tag, or was written later.
+        """
+        if self.etag is not None and (etag is None or _bare(etag) != _bare(self.etag)):
+            has = "the storage gives no etag to compare" if etag is None else f"its etag is {etag}"
+            raise ObjectChangedError(key, f"{key!r} in {place} is not {self.etag}: {has}")
+        limit = self.unmodified_since_us
+        if limit is not None and (last_modified_us is None or last_modified_us > limit):
+            when = "at an unknown time" if last_modified_us is None else _shown(last_modified_us)
+            raise ObjectChangedError(
+                key, f"{key!r} in {place} was modified {when}, after {_shown(limit)}"
+            )
+
+
+def _bare(etag: str) -> str:
+    return etag.removeprefix("W/").strip('"')
+
+
+def _shown(when_us: int) -> str:
+    return (_EPOCH + timedelta(microseconds=when_us)).isoformat()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StorageObjectInfo:
     """An object of a storage, as `Storage.list_objects_metadata` reports it.
 
@@ -124,6 +177,27 @@ class LostRaceError(StorageError):
         super().__init__(
             message or f"somebody else wrote {key!r} first; read it again and repeat the change"
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self.key, self.message), self.__dict__)
+
+
+class ObjectChangedError(StorageError):
+    """An object is not the one that a `ReadCondition` describes.
+
+    Parameters
+    ----------
+    key : str
+        The object.
+    message : str or None
+        Text; made from the key when omitted.
+    """
+
+    default_kind = ErrorKind.VIRTUAL_CHUNK_MODIFIED
+
+    def __init__(self, key: str, message: str | None = None) -> None:
+        self.key = key
+        super().__init__(message or f"{key!r} is not the object that was meant: it has changed")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (self.key, self.message), self.__dict__)
@@ -222,11 +296,28 @@ class Storage(ABC):
     # ---------------------------------------------------------------- the contract
 
     @abstractmethod
-    async def get(self, key: str, byte_range: ByteRange | None = None) -> bytes:
+    async def get(
+        self,
+        key: str,
+        byte_range: ByteRange | None = None,
+        *,
+        condition: ReadCondition | None = None,
+    ) -> bytes:
         """Return the content of an object, or exactly one range of it.
+
+        Parameters
+        ----------
+        key : str
+            The object.
+        byte_range : ByteRange or None
+            Which of its bytes; all when omitted.
+        condition : ReadCondition or None
+            What the object must be, at the moment of reading.
 
         Raises
         ------
+        ObjectChangedError
+            It is not what ``condition`` says.
         StorageError
             Kind ``object-not-found`` when there is none, ``invalid-object-size`` when it ends
             before ``byte_range.stop``, ``io`` or ``object-store`` for everything else.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from icechunk._io.loop import in_thread
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.storage._files import Files, version_of
-from icechunk.storage.base import ByteRange, ObjectInfo, Storage, Version
+from icechunk.storage.base import ByteRange, ObjectInfo, ReadCondition, Storage, Version
 from icechunk.storage_settings import (
     StorageConcurrencySettings,
     StorageRetriesSettings,
@@ -62,16 +62,22 @@ class LocalStorage(Storage):
 
     # ---------------------------------------------------------------- reading
 
-    async def get(self, key: str, byte_range: ByteRange | None = None) -> bytes:
+    async def get(
+        self,
+        key: str,
+        byte_range: ByteRange | None = None,
+        *,
+        condition: ReadCondition | None = None,
+    ) -> bytes:
         """Return the content of an object, or exactly one range of it."""
         fd, size = self._files.open(key)
         length = size if byte_range is None else byte_range.stop - byte_range.start
         if length < _LARGE_BYTES:
-            return self._files.read_and_close(key, fd, size, byte_range)
+            return self._files.read_and_close(key, fd, size, byte_range, condition)
         # Opened again in the thread: if this task is cancelled, the thread may never begin and
         # the descriptor stay open, or be closed under its feet.
         os.close(fd)
-        return await in_thread(self._files.read, key, byte_range)
+        return await in_thread(self._files.read, key, byte_range, condition)
 
     async def get_versioned(self, key: str) -> tuple[bytes, Version]:
         """Return the content of an object and the version that it is."""

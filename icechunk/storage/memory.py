@@ -15,6 +15,7 @@ from icechunk.storage.base import (
     ByteRange,
     LostRaceError,
     ObjectInfo,
+    ReadCondition,
     Storage,
     Version,
     check_key,
@@ -89,12 +90,20 @@ class MemoryStorage(Storage):
     def __reduce__(self) -> tuple[Any, ...]:
         return (_reopen, (self._bucket.token, self._settings))
 
-    async def get(self, key: str, byte_range: ByteRange | None = None) -> bytes:
+    async def get(
+        self,
+        key: str,
+        byte_range: ByteRange | None = None,
+        *,
+        condition: ReadCondition | None = None,
+    ) -> bytes:
         """Return the content of an object, or exactly one range of it."""
         found = self._bucket.objects.get(key)
         if found is None:
             raise object_not_found(key, self.description)
-        data = found[0]
+        data, version, modified_us = found
+        if condition is not None:
+            condition.check(key, self.description, etag=str(version), last_modified_us=modified_us)
         if byte_range is None:
             return data
         if byte_range.stop > len(data):

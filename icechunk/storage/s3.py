@@ -19,10 +19,11 @@ from icechunk._io.clients import ClientPool
 from icechunk._io.limits import gather_limited
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.storage._s3_client import S3Client, S3Place, is_denied, open_client
-from icechunk.storage._s3_requests import S3Requests
+from icechunk.storage._s3_requests import S3Requests, microseconds
 from icechunk.storage.base import (
     ByteRange,
     ObjectInfo,
+    ReadCondition,
     Storage,
     UnknownOutcomeError,
     Version,
@@ -36,7 +37,6 @@ from icechunk.storage_settings import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-    from datetime import datetime
 
     from icechunk.credential_values import AnyS3Credential
     from icechunk.object_store_config import S3Options
@@ -193,17 +193,26 @@ class S3Storage(Storage):
 
     # ---------------------------------------------------------------- reading
 
-    async def get(self, key: str, byte_range: ByteRange | None = None) -> bytes:
+    async def get(
+        self,
+        key: str,
+        byte_range: ByteRange | None = None,
+        *,
+        condition: ReadCondition | None = None,
+    ) -> bytes:
         """Return the content of an object, or exactly one range of it."""
         if byte_range is None:
-            return (await self.get_versioned(key))[0]
+            found = await self._call(lambda requests: requests.download(key, None, condition))
+            return found[0]
         if byte_range.start == byte_range.stop:
             return b""
-        return await self._call(lambda requests: requests.download_range(key, byte_range))
+        return await self._call(
+            lambda requests: requests.download_range(key, byte_range, condition)
+        )
 
     async def get_versioned(self, key: str) -> tuple[bytes, Version]:
         """Return the content of an object and the version that it is."""
-        return await self._call(lambda requests: requests.download(key, None))
+        return await self._call(lambda requests: requests.download(key, None, None))
 
     async def head(self, key: str) -> ObjectInfo:
         """Return size and time of an object."""
@@ -211,7 +220,7 @@ class S3Storage(Storage):
         return ObjectInfo(
             key=key,
             size_bytes=reply["ContentLength"],
-            last_modified_us=_microseconds(reply["LastModified"]),
+            last_modified_us=microseconds(reply["LastModified"]),
         )
 
     async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
@@ -233,7 +242,7 @@ class S3Storage(Storage):
                 yield ObjectInfo(
                     key=key,
                     size_bytes=found["Size"],
-                    last_modified_us=_microseconds(found["LastModified"]),
+                    last_modified_us=microseconds(found["LastModified"]),
                 )
             token = page.get("NextContinuationToken")
             if token is None:
@@ -338,10 +347,6 @@ async def _has_rooted_keys(requests: S3Requests) -> bool:
             if any(o["Key"] == prefix or prefix[-1] == "/" for o in page.get("Contents", ())):
                 return rooted
     return False
-
-
-def _microseconds(when: datetime) -> int:
-    return round(when.timestamp() * 1e6)
 
 
 def _reopen(place: S3Place, settings: StorageSettings | None) -> S3Storage:

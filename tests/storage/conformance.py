@@ -23,7 +23,9 @@ from icechunk.errors import InvalidInputError, StorageError
 from icechunk.storage.base import (
     ByteRange,
     LostRaceError,
+    ObjectChangedError,
     ObjectInfo,
+    ReadCondition,
     Storage,
     Version,
 )
@@ -114,6 +116,41 @@ class StorageConformance:
             with pytest.raises(StorageError, match="chunks/A") as caught:
                 run(storage.get("chunks/A", ByteRange(start=start, stop=stop)))
             assert caught.value.kind == "invalid-object-size"
+
+    def etag_of(self, storage: Storage, key: str) -> str | None:
+        """Return the entity tag of an object; None where the storage knows of none."""
+        return run(storage.get_versioned(key))[1]
+
+    def test_read_on_condition(self, storage: Storage) -> None:
+        data = bytes(range(256)) * 8192
+        run(storage.put("chunks/A", data))
+        modified_us = run(storage.head("chunks/A")).last_modified_us
+        etag = self.etag_of(storage, "chunks/A")
+        same = [ReadCondition(), ReadCondition(unmodified_since_us=modified_us)]
+        if etag is not None:
+            same += [ReadCondition(etag=etag), ReadCondition(etag=etag.strip('"'))]
+        changed = [
+            ReadCondition(etag="another"),
+            ReadCondition(unmodified_since_us=modified_us - 1_000_000),
+            ReadCondition(etag=etag or "another", unmodified_since_us=modified_us - 1_000_000),
+        ]
+        part = ByteRange(start=5, stop=50)
+        for condition in same:
+            assert run(storage.get("chunks/A", condition=condition)) == data
+            assert run(storage.get("chunks/A", part, condition=condition)) == data[5:50]
+        for condition in changed:
+            for byte_range in (None, part, ByteRange(start=0, stop=len(data) - 1)):
+                with pytest.raises(ObjectChangedError, match="chunks/A") as caught:
+                    run(storage.get("chunks/A", byte_range, condition=condition))
+                assert caught.value.key == "chunks/A"
+                assert caught.value.kind == "virtual-chunk-modified"
+        if etag is not None:
+            run(storage.put("chunks/A", data[::-1]))
+            with pytest.raises(ObjectChangedError):
+                run(storage.get("chunks/A", part, condition=ReadCondition(etag=etag)))
+        with pytest.raises(StorageError) as missing:
+            run(storage.get("chunks/B", condition=ReadCondition(etag="another")))
+        assert missing.value.kind == "object-not-found"
 
     def test_impossible_range_is_refused(self) -> None:
         for start, stop in ((-1, 3), (4, 3)):

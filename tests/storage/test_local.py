@@ -38,6 +38,10 @@ class TestLocal(StorageConformance):
     def storage(self, tmp_path: Path) -> Storage:
         return local_filesystem_storage(tmp_path / "not" / "yet there")
 
+    def etag_of(self, storage: Storage, key: str) -> str:
+        status = os.stat(f"{storage.description.removeprefix('local:')}/{key}")
+        return f"{status.st_ino:x}-{status.st_mtime_ns // 1000:x}-{status.st_size:x}"
+
     def test_no_temporary_file_stays(self, storage: Storage, tmp_path: Path) -> None:
         version = run(storage.put_if_absent("repo", b"1"))
         with pytest.raises(LostRaceError):

@@ -14,7 +14,7 @@ from icechunk.ids import id_text
 from tests.faults import FaultyStorage
 
 if TYPE_CHECKING:
-    from icechunk.storage.base import ByteRange
+    from icechunk.storage.base import ByteRange, ReadCondition
 
 ARRAYS = {"latitude": 10, "longitude": 20, "time": 30, "temperature": 40, "big_time": 1200}
 
@@ -28,9 +28,15 @@ class Slow(FaultyStorage):
         super().__init__(inner)
         self.reads: list[str] = []
 
-    async def get(self, key: str, byte_range: ByteRange | None = None) -> bytes:
+    async def get(
+        self,
+        key: str,
+        byte_range: ByteRange | None = None,
+        *,
+        condition: ReadCondition | None = None,
+    ) -> bytes:
         self.reads.append(key)
-        return await super().get(key, byte_range)
+        return await super().get(key, byte_range, condition=condition)
 
 
 def repository(config: ic.RepositoryConfig | None = None) -> tuple[Slow, ic.Repository]:

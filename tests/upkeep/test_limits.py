@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from icechunk.format.snapshot import ManifestFiles
-    from icechunk.storage.base import ByteRange, ObjectInfo
+    from icechunk.storage.base import ByteRange, ObjectInfo, ReadCondition
 
 
 class SlowStorage(FaultyStorage):
@@ -46,9 +46,15 @@ class SlowStorage(FaultyStorage):
         await asyncio.sleep(0.001)
         self.at_once[what] -= 1
 
-    async def get(self, key: str, byte_range: ByteRange | None = None) -> bytes:
+    async def get(
+        self,
+        key: str,
+        byte_range: ByteRange | None = None,
+        *,
+        condition: ReadCondition | None = None,
+    ) -> bytes:
         await self._busy(key.partition("/")[0])
-        return await super().get(key, byte_range)
+        return await super().get(key, byte_range, condition=condition)
 
     async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         self.prefixes.append(prefix)
