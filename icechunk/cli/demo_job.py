@@ -14,12 +14,12 @@ import xarray as xr
 from rich.padding import Padding
 from rich.text import Text
 
+from icechunk._units import bytes_text, seconds_text, shape_text
 from icechunk.cli import render, writing
 from icechunk.cli.cluster import computing
 from icechunk.cli.exits import CommandError, ExitCode
 from icechunk.cli.progress import progress
 from icechunk.cli.repos import is_url, names_by_snapshot, snapshot_data, storage_at
-from icechunk.cli.units import bytes_text, seconds_text, shape_text
 from icechunk.cli.weather import VARIABLES, Archive, plan_archive, weather
 from icechunk.dask import plan_write
 from icechunk.repository import Repository

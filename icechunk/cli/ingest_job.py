@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 from zarr.errors import ContainsArrayError, ContainsGroupError
 
+from icechunk._units import count_text, seconds_text
 from icechunk.cli import joining, prepare, raw, render, writing
 from icechunk.cli.cluster import computing
 from icechunk.cli.exits import CommandError, ExitCode
 from icechunk.cli.repos import branch_tip, is_url, open_repository, storage_at
 from icechunk.cli.sources import AS_STORED, open_source
-from icechunk.cli.units import count_text, seconds_text
 from icechunk.dask import WritePlan, plan_write
 from icechunk.errors import RepositoryNotFoundError
 from icechunk.repository import Repository

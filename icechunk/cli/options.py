@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import typer
 
-from icechunk.cli.units import parse_bytes
+from icechunk._units import parse_bytes
 
 REPO_HELP: Final = (
     "The repository: a directory, s3://bucket/prefix, memory://name, or any fsspec URL."

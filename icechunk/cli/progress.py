@@ -13,7 +13,7 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from rich.text import Text
 
-from icechunk.cli.units import bytes_text, count_text, seconds_text
+from icechunk._units import bytes_text, count_text, seconds_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

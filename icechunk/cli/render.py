@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from icechunk._units import bytes_text, count_text, shape_text, time_text
 from icechunk.cli.spans import span_text
-from icechunk.cli.units import bytes_text, count_text, shape_text, time_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from icechunk._units import bytes_text, count_text
 from icechunk.cli.progress import progress
-from icechunk.cli.units import bytes_text, count_text
 from icechunk.conflicts import ConflictDetector
 from icechunk.errors import IcechunkError
 

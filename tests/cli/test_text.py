@@ -12,11 +12,11 @@ import pytest
 import typer
 from hypothesis import given
 
+from icechunk._units import bytes_text, count_text, parse_bytes, seconds_text
 from icechunk.cli.console import to_json
 from icechunk.cli.options import parse_chunks, parse_pairs, parse_region, parse_size
 from icechunk.cli.render import clean
 from icechunk.cli.spans import grid_spans, span_text
-from icechunk.cli.units import bytes_text, count_text, parse_bytes, seconds_text
 
 
 def test_chunks() -> None:
