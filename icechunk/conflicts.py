@@ -1,5 +1,6 @@
 """Conflicts of a rebase, and the solvers that decide about them."""
 
+from icechunk.core.conflict_report import ConflictReport
 from icechunk.core.conflicts import (
     BasicConflictSolver,
     Conflict,
@@ -13,6 +14,7 @@ __all__ = [
     "BasicConflictSolver",
     "Conflict",
     "ConflictDetector",
+    "ConflictReport",
     "ConflictSolver",
     "ConflictType",
     "VersionSelection",

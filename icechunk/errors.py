@@ -212,6 +212,9 @@ class RebaseFailedError(ConflictError):
 
     snapshot: str = ""
     conflicts: Sequence[Any] = ()
+    report: Any = None
+    """`ConflictReport` of what conflicts, where the error comes from a rebase: as a table, as HTML
+    in a notebook, and with ``to_dict`` as data."""
 
     def __init__(
         self, snapshot: str, conflicts: Sequence[Any] = (), message: str | None = None

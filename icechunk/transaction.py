@@ -8,6 +8,7 @@ the branch makes the snapshot exist. Whatever dies before that leaves garbage an
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
@@ -24,13 +25,13 @@ from icechunk.core.commit import (
     transaction_log_of,
     united_log,
 )
+from icechunk.core.conflict_report import rebase_failure
 from icechunk.core.conflicts import Comparison, ConflictDetector, ConflictSolver, solve
 from icechunk.core.history import moved
 from icechunk.core.manifests import ManifestPlan, plan_manifests, split_of, split_table
 from icechunk.errors import (
     ConflictError,
     ErrorKind,
-    RebaseFailedError,
     SessionStateError,
     StorageError,
 )
@@ -46,9 +47,12 @@ if TYPE_CHECKING:
     from icechunk.assets.ref_store import RefStore
     from icechunk.checkout import Checkout
     from icechunk.core.changes import ChangeSet
+    from icechunk.errors import RebaseFailedError
     from icechunk.format.chunk_table import ChunkTable
     from icechunk.format.repo_info import SnapshotRecord
     from icechunk.format.transaction_log import TransactionLog
+
+logger = logging.getLogger(__name__)
 
 _CONCURRENT_ARRAYS: Final = 8
 _CONCURRENT_READS: Final = 16
@@ -151,11 +155,15 @@ async def commit_changes(checkout: Checkout, request: CommitRequest) -> ObjectId
     # What cannot be stored is refused here, before anything is written.
     request = replace(request, metadata=plain_value(request.metadata))
     await checkout.ready()
+    base = id_text(checkout.snapshot_id)
+    logger.info("commit started on branch %s at snapshot %s", request.branch, base)
     checkout.seal()
     try:
-        return await _commit_sealed(checkout, request)
+        snapshot_id = await _commit_sealed(checkout, request)
     finally:
         checkout.unseal()
+    logger.info("commit of snapshot %s to branch %s done", id_text(snapshot_id), request.branch)
+    return snapshot_id
 
 
 async def _commit_sealed(checkout: Checkout, request: CommitRequest) -> ObjectId:
@@ -174,6 +182,7 @@ async def _commit_sealed(checkout: Checkout, request: CommitRequest) -> ObjectId
     conflict: ConflictError | None = None
     for rebases, pause in enumerate(waits):
         if rebases and solver is not None and request.branch is not None:
+            logger.debug("branch %s moved: rebase %d after %.3f s", request.branch, rebases, pause)
             await asyncio.sleep(pause)
             await rebase_changes(checkout, request.branch, solver)
         refs = await read_refs(assets)
@@ -416,8 +425,7 @@ async def _replay(
         for log in record_logs:
             changes, conflicts = solve(Comparison(log, theirs, changes, base), solver)
             if conflicts:
-                failure = RebaseFailedError(id_text(record.id), conflicts)
-                return _Replayed(changes, reached, failure)
+                return _Replayed(changes, reached, rebase_failure(record, conflicts))
         reached = record.id
     return _Replayed(changes, reached)
 

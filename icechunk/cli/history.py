@@ -17,7 +17,7 @@ from icechunk.cli.repos import (
     session_at,
     snapshot_data,
 )
-from icechunk.cli.spans import grid_spans
+from icechunk.core.spans import grid_spans
 
 if TYPE_CHECKING:
     from icechunk.repository import Repository

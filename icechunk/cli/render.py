@@ -15,7 +15,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from icechunk._units import bytes_text, count_text, shape_text, time_text
-from icechunk.cli.spans import span_text
+from icechunk.core.spans import span_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -16,7 +16,7 @@ from icechunk._units import bytes_text, count_text, parse_bytes, seconds_text
 from icechunk.cli.console import to_json
 from icechunk.cli.options import parse_chunks, parse_pairs, parse_region, parse_size
 from icechunk.cli.render import clean
-from icechunk.cli.spans import grid_spans, span_text
+from icechunk.core.spans import grid_spans, span_text
 
 
 def test_chunks() -> None:
@@ -102,7 +102,7 @@ def test_spans_cover_exactly_the_chunks_once(coordinates: set[tuple[int, ...]]) 
 
 
 def test_spans_of_a_full_box_are_one() -> None:
-    assert grid_spans(product(range(2, 5), range(4), [7])) == [[[2, 5], [0, 4], [7, 8]]]
+    assert grid_spans(list(product(range(2, 5), range(4), [7]))) == [[[2, 5], [0, 4], [7, 8]]]
     assert span_text([[2, 5], [0, 4], [7, 8]]) == "[2:5, 0:4, 7]"
     assert grid_spans([[]]) == [[]]
     assert grid_spans([]) == []
