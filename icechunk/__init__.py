@@ -88,6 +88,13 @@ from icechunk.errors import (
     StorageError,
     UnmergedChangesWarning,
 )
+from icechunk.logs import (
+    initialize_logs,
+    print_debug_info,
+    set_logs_filter,
+    shutdown_telemetry,
+    user_agent,
+)
 from icechunk.object_store_config import (
     AnyObjectStoreConfig,
     azure_store,
@@ -99,7 +106,7 @@ from icechunk.object_store_config import (
 from icechunk.ops import GCSummary, Update, UpdateType
 from icechunk.repository import Repository
 from icechunk.session import ForkSession, Session
-from icechunk.snapshots import Diff, ManifestFileInfo, SnapshotHistory, SnapshotInfo
+from icechunk.snapshots import AncestryGraph, Diff, ManifestFileInfo, SnapshotHistory, SnapshotInfo
 from icechunk.storage import (
     Storage,
     fsspec_storage,
@@ -115,12 +122,14 @@ from icechunk.types import (
     RepoAvailability,
     RepoStatus,
     SpecVersion,
+    spec_version,
 )
 from icechunk.upgrade import upgrade_icechunk_repository
 from icechunk.virtual import VirtualChunkSpec
 
 __all__ = [
     "AlreadyExistsError",
+    "AncestryGraph",
     "AnyAzureCredential",
     "AnyAzureStaticCredential",
     "AnyCredential",
@@ -215,8 +224,10 @@ __all__ = [
     "gcs_store",
     "http_store",
     "in_memory_storage",
+    "initialize_logs",
     "local_filesystem_storage",
     "local_filesystem_store",
+    "print_debug_info",
     "s3_anonymous_credentials",
     "s3_credentials",
     "s3_from_env_credentials",
@@ -224,5 +235,9 @@ __all__ = [
     "s3_static_credentials",
     "s3_storage",
     "s3_store",
+    "set_logs_filter",
+    "shutdown_telemetry",
+    "spec_version",
     "upgrade_icechunk_repository",
+    "user_agent",
 ]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from icechunk._settings import Settings, checked, instance, unsigned
+from icechunk.logs import initialize_logs, set_logs_filter, shutdown_telemetry
 from icechunk.manifest_conditions import ManifestSplitCondition, ManifestSplitDimCondition
 from icechunk.manifest_config import (
     ManifestConfig,
@@ -75,6 +76,9 @@ __all__ = [
     "StorageSettings",
     "StorageTimeoutSettings",
     "VirtualChunkContainer",
+    "initialize_logs",
+    "set_logs_filter",
+    "shutdown_telemetry",
 ]
 
 logger = logging.getLogger(__name__)

@@ -109,9 +109,9 @@ class ManifestSplittingConfig(Settings):
             [(condition, list(entries.items())) for condition, entries in split_sizes.items()]
         )
 
-    def to_dict(self) -> dict[AnySplitCondition, dict[AnyDimCondition, int]]:
+    def to_dict(config) -> dict[AnySplitCondition, dict[AnyDimCondition, int]]:  # noqa: N805 # its official name
         """Return the rules as nested dictionaries; empty when none are set."""
-        return {condition: dict(entries) for condition, entries in self.split_sizes or ()}
+        return {condition: dict(entries) for condition, entries in config.split_sizes or ()}
 
 
 @dataclass(slots=True, repr=False)

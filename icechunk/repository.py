@@ -32,6 +32,8 @@ from icechunk.repository_state import RepositoryState, VirtualAccess, refs_at, r
 from icechunk.repository_upkeep import RepositoryUpkeep
 from icechunk.session import Session
 from icechunk.session_state import SessionState
+from icechunk.snapshots import AsyncCloseableIterator
+from icechunk.store import IcechunkStore
 from icechunk.transaction import ENGINE_METADATA_KEY
 from icechunk.types import Attribution, SpecVersion
 
@@ -43,7 +45,8 @@ if TYPE_CHECKING:
     from icechunk.core.conflicts import ConflictSolver
     from icechunk.storage.base import Storage, Version
     from icechunk.storage_settings import StorageSettings
-    from icechunk.store import IcechunkStore
+
+__all__ = ["AsyncCloseableIterator", "IcechunkStore", "Repository", "Session"]
 
 INITIAL_MESSAGE: Final = "Repository initialized"
 

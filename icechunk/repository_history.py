@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from icechunk._sync.repository_history import RepositoryHistoryTwins
+from icechunk.ancestry_graph import PALETTE, AncestryGraph, graph_of, lane_order
 from icechunk.core.diff import Diff, diff_of
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.ids import ObjectId, id_text, parse_object_id
@@ -66,6 +67,43 @@ class RepositoryHistory(RepositoryHistoryTwins):
         at = await resolve_version(refs, branch=branch, tag=tag, snapshot_id=snapshot_id)
         async for record in refs.ancestors(at):
             yield SnapshotInfo(record)
+
+    async def ancestry_graph_async(
+        self,
+        *,
+        branch: str | None = None,
+        tag: str | None = None,
+        snapshot_id: str | None = None,
+        plain: bool = False,
+    ) -> AncestryGraph:
+        """Return the history as a drawing, to print or to show in a notebook.
+
+        Parameters
+        ----------
+        branch, tag, snapshot_id : str, optional
+            At most one: draw the history of this version; of all branches when none is given.
+        plain : bool
+            Draw text without colours.
+
+        Raises
+        ------
+        ValueError
+            Several of the three were given.
+        RefNotFoundError, SnapshotNotFoundError
+            There is no such version.
+        """
+        refs = await self._state.refs()
+        branches = lane_order(await refs.branches())
+        tags = {name: await refs.target_of_tag(name) for name in await refs.tags()}
+        if branch is None and tag is None and snapshot_id is None:
+            tips = [(name, await refs.tip_of_branch(name)) for name in branches]
+            histories = [(name, await refs.ancestry(tip)) for name, tip in tips]
+            return graph_of(histories, tags, plain=plain)
+        at = await resolve_version(refs, branch=branch, tag=tag, snapshot_id=snapshot_id)
+        # A branch keeps the colour it has among all of them.
+        lane = branches.index(branch) if branch is not None else 0
+        histories = [(branch or "", await refs.ancestry(at))]
+        return graph_of(histories, tags, colors=PALETTE[lane % len(PALETTE) :], plain=plain)
 
     async def lookup_snapshot_async(self, snapshot_id: str) -> SnapshotInfo:
         """Return what is known of a snapshot.

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
 from icechunk._display import Displayed, Plain, Shown
+from icechunk.ancestry_graph import AncestryGraph
 from icechunk.core.diff import Diff
 from icechunk.format.repo_info import SnapshotRecord
 from icechunk.ids import id_text
@@ -20,8 +21,16 @@ if TYPE_CHECKING:
     from icechunk.assets.ref_store import RecordSource
     from icechunk.ids import ObjectId
 
-__all__ = ["Diff", "ManifestFileInfo", "SnapshotHistory", "SnapshotInfo"]
+__all__ = [
+    "AncestryGraph",
+    "AsyncCloseableIterator",
+    "Diff",
+    "ManifestFileInfo",
+    "SnapshotHistory",
+    "SnapshotInfo",
+]
 
+_Item_co = TypeVar("_Item_co", covariant=True)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -158,11 +167,28 @@ def microseconds_of(when: datetime) -> int:
     return (when - _EPOCH) // timedelta(microseconds=1)
 
 
+@runtime_checkable
+class AsyncCloseableIterator(Protocol[_Item_co]):
+    """An asynchronous iterator that may be left early: what `Repository.async_ancestry` gives.
+
+    Any asynchronous generator is one; `SnapshotHistory` is one as well.
+    """
+
+    def __aiter__(self) -> Self:
+        """Return the iterator itself."""
+
+    async def __anext__(self) -> _Item_co:
+        """Return the next item; raises StopAsyncIteration after the last."""
+
+    async def aclose(self) -> None:
+        """Stop early and let go of what is held."""
+
+
 class SnapshotHistory:
     """The ancestry of a snapshot, newest first.
 
-    Iterates lazily, steps with ``next``, and answers ``len`` and ``[i]``, so code for every
-    generation of the API works with it.
+    Iterates lazily, with ``for`` and ``async for``, steps with ``next``, and answers ``len`` and
+    ``[i]``, so code for every generation of the API works with it.
 
     Parameters
     ----------
@@ -190,6 +216,19 @@ class SnapshotHistory:
             raise StopIteration
         self._next += 1
         return SnapshotInfo(self._record(self._ids[self._next - 1]))
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> SnapshotInfo:
+        found = next(self, None)
+        if found is None:
+            raise StopAsyncIteration
+        return found
+
+    async def aclose(self) -> None:
+        """Stop stepping: there is no next one any more."""
+        self._next = len(self._ids)
 
     def __len__(self) -> int:
         return len(self._ids)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import IntEnum
+from enum import EnumType, IntEnum
 from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypeAlias
 
 from icechunk._display import Displayed, Plain, Shown, shown_time
@@ -25,7 +25,15 @@ _CLIENT: Final = re.compile(r"[!#-'*+\-.0-9A-Z^-z|~]+(/[!#-'*+\-.0-9A-Z^-z|~]+)?
 _FREE_TEXT_REFUSED: Final = re.compile(r'[^ -~]|["();=\\]')
 
 
-class _NamedEnum(IntEnum):
+class _NamedEnumType(EnumType):
+    """Lists class methods beside the members, so that completion offers them."""
+
+    def __dir__(cls) -> list[str]:
+        methods = (n for n, v in vars(cls).items() if isinstance(v, classmethod) and n[0] != "_")
+        return sorted({*super().__dir__(), *methods})
+
+
+class _NamedEnum(IntEnum, metaclass=_NamedEnumType):
     """An enumeration that shows itself as ``Class.member``, as the official ones do."""
 
     def __repr__(self) -> str:
@@ -63,6 +71,18 @@ class SpecVersion(_NamedEnum):
         return f"SpecVersion.{self.name}{mark}"
 
     __str__ = __repr__
+
+
+def spec_version() -> SpecVersion:
+    """Return the version of the format that new repositories get.
+
+    Examples
+    --------
+    >>> import icechunk
+    >>> icechunk.spec_version()
+    SpecVersion.v2 (current)
+    """
+    return SpecVersion.current()
 
 
 class RepoAvailability(_NamedEnum):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from icechunk._io.loop import run
 
 if TYPE_CHECKING:
+    from icechunk.ancestry_graph import AncestryGraph
     from icechunk.core.diff import Diff
     from icechunk.snapshots import SnapshotHistory, SnapshotInfo
 
@@ -38,6 +39,34 @@ class RepositoryHistoryTwins:
             There is no such version.
         """
         return run(self.ancestry_async(branch=branch, tag=tag, snapshot_id=snapshot_id))
+
+    def ancestry_graph(
+        self,
+        *,
+        branch: str | None = None,
+        tag: str | None = None,
+        snapshot_id: str | None = None,
+        plain: bool = False,
+    ) -> AncestryGraph:
+        """Return the history as a drawing, to print or to show in a notebook.
+
+        Parameters
+        ----------
+        branch, tag, snapshot_id : str, optional
+            At most one: draw the history of this version; of all branches when none is given.
+        plain : bool
+            Draw text without colours.
+
+        Raises
+        ------
+        ValueError
+            Several of the three were given.
+        RefNotFoundError, SnapshotNotFoundError
+            There is no such version.
+        """
+        return run(
+            self.ancestry_graph_async(branch=branch, tag=tag, snapshot_id=snapshot_id, plain=plain)
+        )
 
     def lookup_snapshot(self, snapshot_id: str) -> SnapshotInfo:
         """Return what is known of a snapshot.

@@ -5,6 +5,7 @@ Source: Icechunk specification, section "Storage model and object keys".
 
 from __future__ import annotations
 
+import logging
 import pickle
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from icechunk.config import RepositoryConfig, ResolvedConfig
     from icechunk.storage.base import ByteRange, Storage, Version
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 REPO_KEY: Final = "repo"
@@ -231,6 +233,7 @@ class AssetManager:
     # -- helpers ------------------------------------------------------------------------------
 
     async def _put(self, file_type: FileType, key: str, data: bytes) -> None:
+        logger.debug("writing %s, %d bytes", key, len(data))
         await self.storage.put(key, data, metadata=self._metadata(file_type))
 
     def _metadata(self, file_type: FileType) -> dict[str, str] | None:
@@ -257,6 +260,7 @@ class AssetManager:
 
         async def load() -> T:
             data = await self.storage.get(key)
+            logger.debug("read %s, %d bytes", key, len(data))
             value = await self._decoded(data, lambda: parse(data, key=key))
             cache.put(object_id, value)
             return value
