@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING, Any, Final
 
 from rich import box
@@ -12,8 +11,8 @@ from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
-from rich.tree import Tree
 
+from icechunk._trees import NAME, QUIET, clean, dims_text, size_text
 from icechunk._units import bytes_text, count_text, shape_text, time_text
 from icechunk.core.spans import span_text
 
@@ -26,15 +25,7 @@ if TYPE_CHECKING:
 ID: Final = "yellow"
 BRANCH: Final = "bold green"
 TAG: Final = "bold cyan"
-NAME: Final = "bold"
-QUIET: Final = "dim"
 _SPANS_SHOWN: Final = 6
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-def clean(text: str) -> str:
-    """Return text of unknown origin without control characters, which could steer the terminal."""
-    return _CONTROL.sub("�", text.replace("\r\n", "\n"))
 
 
 def table(*columns: str | tuple[str, str]) -> Table:
@@ -186,18 +177,6 @@ def refs(rows: Sequence[Mapping[str, Any]], kind: str) -> RenderableType:
     return result
 
 
-def _dims_text(data: Mapping[str, Any]) -> str:
-    names = data["dimension_names"]
-    if not names:
-        return shape_text(data["shape"])
-    sides = zip(names, data["shape"], strict=True)
-    return ", ".join(f"{clean(name)} {size}" if name else str(size) for name, size in sides)
-
-
-def _size_text(data: Mapping[str, Any]) -> str:
-    return "" if data["size_bytes"] is None else bytes_text(data["size_bytes"])
-
-
 def listing(nodes: Iterable[Mapping[str, Any]]) -> RenderableType:
     """Return the nodes directly below a group as a table."""
     result = table("name", "type", "dimensions", "chunks", ("size", "right"))
@@ -207,31 +186,8 @@ def listing(nodes: Iterable[Mapping[str, Any]]) -> RenderableType:
             continue
         name = Text(clean(node["name"] or node["path"]), style=NAME)
         chunks = "irregular" if node["chunks"] is None else shape_text(node["chunks"])
-        result.add_row(name, node["dtype"], _dims_text(node), chunks, _size_text(node))
+        result.add_row(name, node["dtype"], dims_text(node), chunks, size_text(node))
     return result if result.row_count else Text("empty", style=QUIET)
-
-
-def node_tree(data: Mapping[str, Any]) -> RenderableType:
-    """Return nested nodes as a tree."""
-    root = Tree(_node_label(data), guide_style=QUIET)
-    _grow(root, data)
-    return root
-
-
-def _grow(branch: Tree, data: Mapping[str, Any]) -> None:
-    for child in data.get("children", ()):
-        _grow(branch.add(_node_label(child)), child)
-
-
-def _node_label(data: Mapping[str, Any]) -> Text:
-    name = clean(data["name"]) or data["path"]
-    if data["kind"] == "group":
-        label = Text(name, style="bold blue")
-        if not data.get("children", True):
-            label.append("  empty", QUIET)
-        return label
-    facts = f"  {data['dtype']}  ({_dims_text(data)})  {_size_text(data)}"
-    return Text.assemble((name, NAME), (facts, QUIET))
 
 
 def plan(data: Mapping[str, Any]) -> RenderableType:
