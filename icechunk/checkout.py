@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, cast
 
-from icechunk._io.loop import run, run_now
+from icechunk._io.loop import run_either
 from icechunk.core.changes import ChangeSet
 from icechunk.core.commit import updated_node
 from icechunk.core.grid import check_coordinate, in_grid
@@ -155,8 +155,7 @@ class Checkout:
     def base(self) -> Base:
         """What the changes lie on; read on first use, blocking."""
         if self._base is None and self._load is not None:
-            immediate = self.assets.storage.immediate
-            self._base = run_now(self._load()) if immediate else run(self._load())
+            self._base = run_either(self._load(), immediate=self.assets.storage.immediate)
         return cast("Base", self._base)
 
     @property

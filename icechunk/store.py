@@ -18,7 +18,7 @@ from zarr.abc.store import (
 )
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
-from icechunk._io.loop import run_now
+from icechunk._io.loop import run_either
 from icechunk.checkout import Checkout, RangeRequest, SessionMode
 from icechunk.errors import (
     ErrorKind,
@@ -114,7 +114,11 @@ class IcechunkStore(VirtualReferences, Store):
 
     @property
     def _supports_sync_io(self) -> bool:
-        """Whether zarr may use the synchronous methods (see `zarr.abc.store`)."""
+        """Whether zarr should use the synchronous methods (see `zarr.abc.store`).
+
+        They work over every storage; where each call waits for a network, zarr's own concurrent
+        calls are faster.
+        """
         return self._checkout.assets.storage.immediate
 
     def with_read_only(self, read_only: bool = False) -> Self:
@@ -174,8 +178,8 @@ class IcechunkStore(VirtualReferences, Store):
         prototype: BufferPrototype | None = None,
         byte_range: ByteRequest | None = None,
     ) -> Buffer | None:
-        """Return what `get` returns, in the calling thread, without an event loop."""
-        return run_now(self.get(key, prototype, byte_range))
+        """Return what `get` returns, blocking; where storage answers at once, without a loop."""
+        return run_either(self.get(key, prototype, byte_range), immediate=self._supports_sync_io)
 
     async def _get(self, key: str, byte_range: ByteRequest | None) -> bytes | None:
         request = _range_request(byte_range)
@@ -275,8 +279,8 @@ class IcechunkStore(VirtualReferences, Store):
                 raise _unimplemented(f"{name} belongs to Zarr version 2; store version 3 metadata")
 
     def set_sync(self, key: str, value: Buffer) -> None:
-        """Do what `set` does, in the calling thread, without an event loop."""
-        run_now(self.set(key, value))
+        """Do what `set` does, blocking; see `get_sync`."""
+        run_either(self.set(key, value), immediate=self._supports_sync_io)
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         """Set the value of a key that has none; else do nothing."""
@@ -301,8 +305,8 @@ class IcechunkStore(VirtualReferences, Store):
                 self._checkout.delete_node(path)
 
     def delete_sync(self, key: str) -> None:
-        """Do what `delete` does, in the calling thread, without an event loop."""
-        run_now(self.delete(key))
+        """Do what `delete` does, blocking; see `get_sync`."""
+        run_either(self.delete(key), immediate=self._supports_sync_io)
 
     async def delete_dir(self, prefix: str) -> None:
         """Delete a node with everything below it, or the chunks below a chunk prefix."""

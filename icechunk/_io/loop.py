@@ -308,6 +308,11 @@ def run_now(coro: Coroutine[Any, Any, T]) -> T:
         _driving.now = before
 
 
+def run_either(coro: Coroutine[Any, Any, T], *, immediate: bool) -> T:
+    """Run a coroutine over a storage: at once if it never waits there (`run_now`), else `run`."""
+    return run_now(coro) if immediate else run(coro)
+
+
 async def in_thread(work: Callable[..., T], *args: Any) -> T:
     """Run blocking work in a worker thread, or at once when `run_now` drives the caller."""
     if _driving.now:

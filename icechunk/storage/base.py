@@ -568,7 +568,7 @@ class Storage(ABC):
                 async for info in storage.list(folder)
             ]
 
-        infos = loop.run_now(collect()) if self.immediate else loop.run(collect())
+        infos = loop.run_either(collect(), immediate=self.immediate)
         return sorted(infos, key=lambda info: info.key)
 
     @staticmethod
