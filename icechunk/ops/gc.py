@@ -7,6 +7,8 @@ Source: Icechunk specification, section "Garbage collection". What keeps it safe
 - Only then is collected what the remaining snapshots need, so nothing committed before is missed.
 - What is younger than the cut-off stays, by the storage's own clock, and with it everything that
   young snapshots need which nobody registered: those of forks and of commits under way.
+- What change sets on a live shelf refer to stays (`icechunk.shelf`). They are read first, so that
+  one which is committed meanwhile is met in the shelf, in the history, or in both.
 - Snapshots are deleted before logs, logs before manifests, manifests before chunks, so a collection
   that dies leaves nothing that refers to a missing object, and the next one goes on from there.
 """
@@ -22,7 +24,7 @@ import numpy as np
 
 from icechunk._io.limits import gather_limited
 from icechunk.assets.manager import snapshot_key
-from icechunk.assets.refs import read_state, update_repo
+from icechunk.assets.refs import now_us, read_state, update_repo
 from icechunk.core.expiry import without_unreachable
 from icechunk.core.id_columns import KeySet, id_column
 from icechunk.errors import ErrorKind, StorageError
@@ -31,6 +33,7 @@ from icechunk.format.repo_info import GCRan, RepoInfo, UpdateKind
 from icechunk.ids import ObjectId
 from icechunk.ops.reading import ReadLimits, check_limit, manifests_of, reduce_manifests
 from icechunk.ops.sweep import Listed, Sweep, SweepLimits, Swept, listing
+from icechunk.shelf import Shelf
 
 if TYPE_CHECKING:
     from icechunk._typing import U8Array
@@ -136,6 +139,7 @@ async def collect_garbage(
         Kind ``gc-deletes-failing``; others when something cannot be read, and then nothing has
         been deleted.
     """
+    shelved = await _shelved_chunks(assets)
     before = await _snapshot_files(assets)
     old = KeySet()
     old.add(before.ids[before.older_than(cutoff_us)])
@@ -149,7 +153,18 @@ async def collect_garbage(
     else:
         info = await update_repo(assets, forget)
     needed = await _needed(assets, info, before.ids[~old.holds(before.ids)], limits)
+    needed.chunks.add(shelved)
     return await _sweep_all(assets, needed, cutoff_us, limits, dry_run=dry_run)
+
+
+async def _shelved_chunks(assets: AssetManager) -> U8Array:
+    """Return the ids of the native chunks that uncommitted change sets on shelves refer to."""
+    found = [id_column([])]
+    async for changes in Shelf(assets.storage).changes_in_use(now_us()):
+        for edits in changes.chunks.values():
+            table = edits.table()
+            found.append(table.chunk_id[table.kind == ChunkKind.NATIVE])
+    return np.concatenate(found)
 
 
 async def _snapshot_files(assets: AssetManager) -> Listed:
