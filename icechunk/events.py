@@ -30,6 +30,8 @@ class Amount:
         Uncompressed bytes.
     stored_bytes : int
         Bytes as they are stored: compressed and encoded.
+    objects : int
+        Objects in storage that upkeep has dealt with.
     """
 
     units: int = 0
@@ -37,6 +39,7 @@ class Amount:
     chunks: int = 0
     size_bytes: int = 0
     stored_bytes: int = 0
+    objects: int = 0
 
     def __add__(self, other: Amount) -> Amount:
         return Amount(
@@ -45,6 +48,7 @@ class Amount:
             chunks=self.chunks + other.chunks,
             size_bytes=self.size_bytes + other.size_bytes,
             stored_bytes=self.stored_bytes + other.stored_bytes,
+            objects=self.objects + other.objects,
         )
 
 
@@ -241,6 +245,28 @@ def told_to_all(*observers: Observer) -> Observer:
     def tell(event: Event) -> None:
         for observer in observers:
             observer(event)
+
+    return tell
+
+
+def as_part_of(job_id: str, before: Amount, observer: Observer) -> Observer:
+    """Return an observer for one part of a job, such as the write of a unit.
+
+    How far the part is becomes how far the job is; its beginning and its end are left to the job.
+
+    Parameters
+    ----------
+    job_id : str
+        Of the job.
+    before : Amount
+        What the job had done before this part.
+    observer : Observer
+        Of the job.
+    """
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Advanced):
+            observer(Advanced(job_id=job_id, done=before + event.done))
 
     return tell
 

@@ -22,6 +22,7 @@ from icechunk.cli.progress import progress
 from icechunk.cli.repos import is_url, names_by_snapshot, snapshot_data, storage_at
 from icechunk.cli.weather import VARIABLES, Archive, plan_archive, weather
 from icechunk.dask import plan_write
+from icechunk.events import NOTHING, Amount
 from icechunk.repository import Repository
 from icechunk.xarray import to_icechunk
 
@@ -207,9 +208,14 @@ def _verify(narrator: _Narrator, client: Any, repository: Repository, archive: A
             meta=np.empty((0,) * ours.ndim, np.int64),
         )
         counts[str(name)] = differing
-    tasks = sum(expected[name].data.npartitions for name in VARIABLES)
-    weights = {f"icechunk-verify-{name}": archive.size_bytes / tasks for name in VARIABLES}
-    with progress(narrator.output, client, "   comparing", weights, archive.size_bytes, tasks):
+    layers = {
+        f"icechunk-verify-{name}": Amount(
+            tasks=expected[name].data.npartitions, size_bytes=expected[name].nbytes
+        )
+        for name in VARIABLES
+    }
+    total = sum(layers.values(), NOTHING)
+    with progress(narrator.output, client, "   comparing", layers, total):
         (found,) = dask.compute(counts)
     wrong += [name for name, count in found.items() if count.any()]
     wrong += [n for n in expected.coords if not np.array_equal(expected[n], stored[n])]

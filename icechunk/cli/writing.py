@@ -9,6 +9,7 @@ from icechunk._units import bytes_text, count_text
 from icechunk.cli.progress import progress
 from icechunk.conflicts import ConflictDetector
 from icechunk.errors import IcechunkError
+from icechunk.events import NOTHING, Amount
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,10 +35,14 @@ def showing(output: Output, client: Any, plan: WritePlan, indent: str = "") -> I
     indent : str
         Put before the bar.
     """
-    rows = [row for row in plan.variables if row.tasks]
-    weights = {f"icechunk-write-{row.name}": row.size_bytes / row.tasks for row in rows}
-    total = sum(row.size_bytes for row in rows)
-    with progress(output, client, f"{indent}writing", weights, total, plan.write_tasks):
+    layers = {
+        f"icechunk-write-{row.name}": Amount(
+            tasks=row.tasks, chunks=row.zarr_chunks or 0, size_bytes=row.size_bytes
+        )
+        for row in plan.variables
+        if row.tasks
+    }
+    with progress(output, client, f"{indent}writing", layers, sum(layers.values(), NOTHING)):
         yield
 
 
