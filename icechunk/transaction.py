@@ -28,6 +28,7 @@ from icechunk.core.commit import (
 from icechunk.core.conflict_report import rebase_failure
 from icechunk.core.conflicts import Comparison, ConflictDetector, ConflictSolver, solve
 from icechunk.core.history import moved
+from icechunk.core.manifest_tiers import SMALL_MANIFEST
 from icechunk.core.manifests import ManifestPlan, plan_manifests, split_of, split_table
 from icechunk.errors import (
     ConflictError,
@@ -328,7 +329,8 @@ async def _write_array(
     if rewrite:
         plan = ManifestPlan.rewriting(node.manifests)
     else:
-        plan = plan_manifests(node.manifests, changes.coords, grid, split)
+        small = SMALL_MANIFEST if assets.config.splitting is None else 0
+        plan = plan_manifests(node.manifests, changes.coords, grid, split, small=small)
 
     async def load(which: int) -> list[ChunkTable]:
         manifest = await assets.manifest(node.manifests.id_at(which))

@@ -12,17 +12,12 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from icechunk.format.chunk_table import (
-    ChunkTable,
-    merged,
-    overlay,
-    rows_by_coordinate,
-    sorted_unique,
-)
+from icechunk.core.manifest_tiers import manifests_to_join
+from icechunk.format.chunk_table import ChunkTable, merged, overlay, rows_by_coordinate
 from icechunk.manifest_config import UNSPLIT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from icechunk._typing import BoolArray, I64Array, U32Array
     from icechunk.format.snapshot import ManifestRefs, NodeSnapshot
@@ -90,7 +85,12 @@ def default_split(grid: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def plan_manifests(
-    old: ManifestRefs, changed: U32Array, grid: tuple[int, ...], split: tuple[int, ...]
+    old: ManifestRefs,
+    changed: U32Array,
+    grid: tuple[int, ...],
+    split: tuple[int, ...],
+    *,
+    small: int = 0,
 ) -> ManifestPlan:
     """Decide which old manifests stay.
 
@@ -104,12 +104,16 @@ def plan_manifests(
         The new chunk grid; unit: chunks.
     split : tuple of int
         Chunks per manifest along each axis.
+    small : int
+        Let a region have several manifests where the changes overlap none of them, as
+        `icechunk.core.manifest_tiers` decides with this least size; unit: references. With 0 a
+        region has one manifest, as who configured the splitting wants it.
 
     Returns
     -------
     ManifestPlan
         A manifest stays when it lies within one region of the grid and nothing in that region
-        changes; otherwise its references are read and written again.
+        changes; otherwise its references are read and written again, but for ``small``.
     """
     count = len(old.ids)
     if old.extents.shape[1] != len(grid):
@@ -119,13 +123,40 @@ def plan_manifests(
     whole = (low == high).all(axis=1) & _inside(old.extents, grid)
     boxes = [(low[row], high[row]) for row in np.flatnonzero(~whole)]
     touched = np.zeros(count, np.bool_)
-    if len(changed):
-        regions = set(map(tuple, sorted_unique(_regions(changed, split)).tolist()))
-        touched |= np.fromiter((tuple(r) in regions for r in low.tolist()), np.bool_, count)
     for box_low, box_high in boxes:
         touched |= ((low >= box_low) & (low <= box_high)).all(axis=1)
+    if len(changed) and count:
+        rows_by_region: dict[tuple[int, ...], list[int]] = {}
+        for row, region in enumerate(low.tolist()):
+            rows_by_region.setdefault(tuple(region), []).append(row)
+        for region, coords in _by_region(changed, split):
+            rows = np.array(rows_by_region.get(region, ()), np.int64)
+            # A manifest of several regions is written again in each of them.
+            if small and len(rows) and whole[rows].all() and not touched[rows].any():
+                extents = old.extents[rows].astype(np.int64)
+                rows = rows[manifests_to_join(extents, *_box(coords), small)]
+            touched[rows] = True
     load = ~whole | touched
     return ManifestPlan(np.flatnonzero(~load), np.flatnonzero(load))
+
+
+def _by_region(
+    changed: U32Array, split: tuple[int, ...]
+) -> Iterator[tuple[tuple[int, ...], U32Array]]:
+    """Yield each region in which something changes, and the coordinates of that."""
+    regions = _regions(changed, split)
+    if not split or bool((regions == regions[0]).all()):
+        yield tuple(regions[0].tolist()), changed
+        return
+    for rows in rows_by_coordinate(regions):
+        coords = changed[rows]
+        yield tuple((coords[0] // np.array(split, np.uint32)).tolist()), coords
+
+
+def _box(coords: U32Array) -> tuple[I64Array, int]:
+    """Return the half-open box around coordinates, shape (ndim, 2), and how many there are."""
+    wide = coords.astype(np.int64)
+    return np.stack([wide.min(axis=0), wide.max(axis=0) + 1], axis=1), len(coords)
 
 
 def _regions_of(extents: U32Array, split: tuple[int, ...]) -> tuple[I64Array, I64Array]:

@@ -26,15 +26,16 @@ SIZES = st.sampled_from([1, 2, 3, UNSPLIT])
 class Array:
     """An array's manifests kept in memory, committed to by the rules under test."""
 
-    def __init__(self, ndim: int) -> None:
+    def __init__(self, ndim: int, small: int = 0) -> None:
         self.ndim = ndim
+        self.small = small
         self.refs = ManifestRefs.empty(ndim)
         self.tables: dict[bytes, ChunkTable] = {}
         self.written = 0
 
     def commit(self, changes: dict, grid: tuple[int, ...], split: tuple[int, ...]) -> None:
         table = table_of(changes, self.ndim)
-        plan = plan_manifests(self.refs, table.coords, grid, split)
+        plan = plan_manifests(self.refs, table.coords, grid, split, small=self.small)
         loaded = [self.tables[self.refs.id_at(int(which))] for which in plan.load]
         fresh = split_table(loaded, table, grid, split)
         ids = []
@@ -56,10 +57,10 @@ class Array:
         return found
 
 
-@given(st.data(), st.integers(0, 3))
-def test_commits_keep_what_a_dictionary_keeps(data: st.DataObject, ndim: int) -> None:
-    array, model = Array(ndim), {}
-    for number in range(data.draw(st.integers(1, 5))):
+@given(st.data(), st.integers(0, 3), st.sampled_from([0, 1, 2, 5]))
+def test_commits_keep_what_a_dictionary_keeps(data: st.DataObject, ndim: int, small: int) -> None:
+    array, model = Array(ndim, small), {}
+    for number in range(data.draw(st.integers(1, 8))):
         grid = tuple(data.draw(st.integers(0, 5)) for _ in range(ndim))
         split = tuple(data.draw(SIZES) for _ in range(ndim))
         inside = list(product(*[range(max(1, n)) for n in grid]))
@@ -115,3 +116,29 @@ def test_appending_along_the_leading_axis_moves_no_cut(tail: list[int], longest:
 
 def test_scalars_have_no_axes() -> None:
     assert default_split(()) == ()
+
+
+def test_appends_write_few_references_again_and_leave_few_manifests() -> None:
+    small, steps = 4, 600
+    array, written = Array(1, small), []
+    for step in range(steps):
+        before = set(array.tables)
+        array.commit({(step,): InlineRef(b"a")}, (step + 1,), (UNSPLIT,))
+        written.append(sum(len(array.tables[name]) for name in set(array.tables) - before))
+        # One that is small, at most seven of each size up to 8^4 times that.
+        assert len(array.refs) <= 1 + 7 * 4
+    assert len(array.contents()) == steps
+    assert np.median(written) <= small
+    assert sum(written) < steps * (small + np.log(steps / small) / np.log(8))
+
+
+def test_a_change_inside_a_manifest_writes_that_one_again() -> None:
+    array = Array(1, 2)
+    for step in range(12):
+        array.commit({(step,): InlineRef(b"a")}, (step + 1,), (UNSPLIT,))
+    before = {array.refs.id_at(i) for i in range(len(array.refs))}
+    assert len(before) > 3
+    array.commit({(5,): InlineRef(b"b")}, (12,), (UNSPLIT,))
+    after = {array.refs.id_at(i) for i in range(len(array.refs))}
+    assert len(before - after) == 1
+    assert array.contents()[5,] == InlineRef(b"b")
