@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from icechunk.checkout import Checkout
+from icechunk.checkout import Base, Checkout, SessionMode
+from icechunk.core.changes import ChangeSet
+from icechunk.core.spans import spans_text
 from icechunk.core.wire import decode_document, encode_document, pack_table, unpack_table
 from icechunk.errors import ErrorKind, FormatError, InvalidInputError, SessionStateError
 from icechunk.format.chunk_table import ChunkTable, merged
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
     from icechunk.session import Session
 
-_CHUNKS_SHOWN: Final = 8
+_RANGES: Final = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,12 +178,9 @@ def _shared_chunks(path: str, tables: list[ChunkTable]) -> str:
     coords, counts = np.unique(
         np.concatenate([table.coords for table in tables]), axis=0, return_counts=True
     )
-    shared = [tuple(coord) for coord in coords[counts > 1].tolist()]
-    shown = ", ".join(map(str, shared[:_CHUNKS_SHOWN]))
-    more = f" and {len(shared) - _CHUNKS_SHOWN} more" if len(shared) > _CHUNKS_SHOWN else ""
     return (
-        f"two tasks wrote the same chunks of {path}: {shown}{more}. Each chunk must be written "
-        "whole by one task; align the tasks with the chunk grid."
+        f"two tasks wrote the same chunks of {path}: {spans_text(coords[counts > 1], _RANGES)}. "
+        "Each chunk must be written whole by one task; align the tasks with the chunk grid."
     )
 
 

@@ -292,6 +292,7 @@ class Session(SessionTwins, SessionEdits, SessionLook):
                     path_of=self._path_of,
                     policy=policy,
                 )
+                    known=other._state.inherited,  # noqa: SLF001 # a fork is a session
             other.mark_carried()
 
     async def _check_fork(self, other: object) -> None:

@@ -375,7 +375,7 @@ async def rebase_changes(checkout: Checkout, branch: str, solver: ConflictSolver
         return
     with checkout.lock:
         changes = effective_changes(checkout.base.nodes, checkout.changes)
-    outcome = await _replay(checkout, refs, tip, changes, solver)
+    outcome = await replay_changes(checkout, refs, tip, changes, solver)
     if outcome.failure is None:
         checkout.rebased(await assets.snapshot(tip), outcome.changes)
         return
@@ -395,16 +395,23 @@ async def require_unconflicted(checkout: Checkout, tip: ObjectId) -> None:
     """
     await checkout.ready()
     refs = await read_refs(checkout.assets)
-    outcome = await _replay(checkout, refs, tip, checkout.changes, ConflictDetector())
+    outcome = await replay_changes(checkout, refs, tip, checkout.changes, ConflictDetector())
     if outcome.failure is not None:
         raise outcome.failure
 
 
 @dataclass(frozen=True, slots=True)
-class _Replayed:
+class Replayed:
     """Changes after they met the commits of others.
 
-    ``reached`` is the last commit they went past; ``failure`` says what stopped them there.
+    Parameters
+    ----------
+    changes : ChangeSet
+        As the solver left them.
+    reached : ObjectId
+        The last commit they went past.
+    failure : RebaseFailedError or None
+        What stopped them there.
     """
 
     changes: ChangeSet
@@ -412,10 +419,18 @@ class _Replayed:
     failure: RebaseFailedError | None = None
 
 
-async def _replay(
+async def replay_changes(
     checkout: Checkout, refs: RefStore, tip: ObjectId, changes: ChangeSet, solver: ConflictSolver
-) -> _Replayed:
-    """Hold changes against every commit after the checkout's base, oldest first."""
+) -> Replayed:
+    """Hold changes against every commit after the checkout's base, oldest first.
+
+    Raises
+    ------
+    ConflictError
+        Kind ``commit-conflict``; the base is no ancestor of ``tip``.
+    SessionStateError
+        Kind ``rebase-tx-log-pruned``; a transaction log is gone.
+    """
     assets, base = checkout.assets, checkout.base.nodes
     reached = checkout.snapshot_id
     records = await _commits_between(refs, reached, tip)
@@ -427,9 +442,9 @@ async def _replay(
         for log in record_logs:
             changes, conflicts = solve(Comparison(log, theirs, changes, base), solver)
             if conflicts:
-                return _Replayed(changes, reached, rebase_failure(record, conflicts))
+                return Replayed(changes, reached, rebase_failure(record, conflicts))
         reached = record.id
-    return _Replayed(changes, reached)
+    return Replayed(changes, reached)
 
 
 async def _commits_between(refs: RefStore, base: ObjectId, tip: ObjectId) -> list[SnapshotRecord]:

@@ -76,6 +76,14 @@ class ChunkEdits:
                 return True, table.ref(row)
         return False, None
 
+    def common(self, table: ChunkTable) -> U32Array:
+        """Return the coordinates of a table that were changed here, too; shape ``(k, ndim)``."""
+        self._seal()
+        found = np.zeros(len(table), np.bool_)
+        for part in self._sealed:
+            found |= part.find_many(table.coords) >= 0
+        return table.coords[found]
+
     def table(self) -> ChunkTable:
         """Return all changes as one table, deletions included."""
         self._seal()

@@ -7,18 +7,22 @@ so a failed merge leaves the receiving change set as it was.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
+from icechunk.core.changes import ChangeSet
+from icechunk.core.spans import spans_text
 from icechunk.errors import ErrorKind, SessionStateError
-from icechunk.format.chunk_table import in_both
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from icechunk.core.changes import ChangeSet
+    from icechunk._typing import U32Array
+    from icechunk.core.changes import ChunkEdits
     from icechunk.ids import NodeId
 
-_CHUNKS_SHOWN = 8
+_RANGES_SHOWN: Final = 6
 
 
 class ChunkPolicy(StrEnum):
@@ -37,6 +41,7 @@ def merge_changes(
     *,
     path_of: Callable[[NodeId], str | None] | None = None,
     policy: ChunkPolicy = ChunkPolicy.LAST,
+    known: ChangeSet | None = None,
 ) -> None:
     """Add the changes of one fork to a change set, in place.
 
@@ -51,6 +56,9 @@ def merge_changes(
         nothing is checked: the changes are known to go together.
     policy : ChunkPolicy
         What to do with chunks that both sides wrote.
+    known : ChangeSet, optional
+        What the fork started from; a chunk that is still the same in ``into`` was not written by
+        both sides: the fork replaced it knowingly.
 
     Raises
     ------
@@ -61,7 +69,7 @@ def merge_changes(
     if path_of is not None:
         _check_nodes(into, other, path_of)
         if policy is ChunkPolicy.ERROR:
-            _check_chunks(into, other, path_of)
+            _check_chunks(into, other, known or ChangeSet(), path_of)
     into.moves += other.moves
     created_here = {node.id: node for node in into.new_nodes.values()}
     for node in other.new_nodes.values():
@@ -99,17 +107,33 @@ def _check_nodes(
 
 
 def _check_chunks(
-    into: ChangeSet, other: ChangeSet, path_of: Callable[[NodeId], str | None]
+    into: ChangeSet, other: ChangeSet, known: ChangeSet, path_of: Callable[[NodeId], str | None]
 ) -> None:
     for node_id in sorted(into.chunks.keys() & other.chunks.keys()):
-        common = in_both(into.chunks[node_id].table(), other.chunks[node_id].table())
+        common = into.chunks[node_id].common(other.chunks[node_id].table())
+        if len(common) and node_id in known.chunks:
+            common = _written_since(common, into.chunks[node_id], known.chunks[node_id])
         if len(common):
-            shown = ", ".join(str(tuple(c)) for c in common[:_CHUNKS_SHOWN].tolist())
-            more = f" and {len(common) - _CHUNKS_SHOWN} more" if len(common) > _CHUNKS_SHOWN else ""
             raise _failed(
-                f"two forks wrote the same chunks of {path_of(node_id)}: {shown}{more}. Each "
-                "chunk must be written whole by one task; align the tasks with the chunk grid"
+                f"two forks wrote the same chunks of {path_of(node_id)}: "
+                f"{spans_text(common, _RANGES_SHOWN)}. Each chunk must be written whole by one "
+                "task; align the tasks with the chunk grid"
             )
+
+
+def _written_since(coords: U32Array, now: ChunkEdits, before: ChunkEdits) -> U32Array:
+    """Return those chunks that are not what the fork started from."""
+    current, known = now.table(), before.table()
+    rows, old = current.find_many(coords), known.find_many(coords)
+    kept = old >= 0
+    ours, theirs = current.take(rows[kept]).unpacked(), known.take(old[kept]).unpacked()
+    same = (ours.chunk_id == theirs.chunk_id).all(axis=1)
+    for name in ("kind", "offset", "length"):
+        same &= getattr(ours, name) == getattr(theirs, name)
+    payloads = zip(ours.payload.tolist(), theirs.payload.tolist(), strict=True)
+    same &= np.fromiter((a == b for a, b in payloads), np.bool_, len(same))
+    kept[kept] = same
+    return coords[~kept]
 
 
 def _failed(what: str) -> SessionStateError:

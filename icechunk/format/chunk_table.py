@@ -447,11 +447,6 @@ def merged(tables: Sequence[ChunkTable]) -> ChunkTable:
     return _sorted(_stacked(filled))
 
 
-def in_both(first: ChunkTable, second: ChunkTable) -> U32Array:
-    """Return the coordinates that both tables have; shape ``(k, ndim)``."""
-    return first.coords[second.find_many(first.coords) >= 0]
-
-
 def sorted_unique(coords: U32Array) -> U32Array:
     """Return coordinates in lexicographic order, each once."""
     if len(coords) < 2:

@@ -173,7 +173,7 @@ def test_two_tasks_on_one_chunk_are_found(repo):
     target = zarr.create_array(session.store, name="a", shape=(4,), chunks=(4,), dtype="f8")
     source = da.ones(4, chunks=2)
     write = pending_write([BlockWrite(name="a", source=source, target=target, start=(0,))], session)
-    with pytest.raises(SessionStateError, match=r"two tasks wrote the same chunks of /a: \(0,\)"):
+    with pytest.raises(SessionStateError, match=r"two tasks wrote the same chunks of /a: \[0\]"):
         write.compute()
     assert BlockWrite(name="a", source=source, target=target, start=(0,)).aligned().source.chunks
     assert AxisGrid.regular(4, 4).chunk_count(0, 4) == 1

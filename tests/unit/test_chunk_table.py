@@ -14,7 +14,6 @@ from icechunk.format.chunk_table import (
     InlineRef,
     NativeRef,
     VirtualRef,
-    in_both,
     merged,
     overlay,
     sorted_unique,
@@ -129,9 +128,11 @@ def test_many_single_edits_are_kept_in_columns() -> None:
 
 
 @given(st.data(), st.integers(1, 3))
-def test_in_both_and_sorted_unique(data: st.DataObject, ndim: int) -> None:
+def test_common_and_sorted_unique(data: st.DataObject, ndim: int) -> None:
     first, second = data.draw(models(ndim)), data.draw(models(ndim))
-    both = in_both(table_of(first, ndim), table_of(second, ndim))
+    edits = ChunkEdits(ndim)
+    edits.extend(table_of(first, ndim))
+    both = edits.common(table_of(second, ndim))
     assert [tuple(c) for c in both.tolist()] == sorted(first.keys() & second.keys())
     doubled = np.array([*first, *first], np.uint32).reshape(-1, ndim)
     assert [tuple(c) for c in sorted_unique(doubled).tolist()] == sorted(first)

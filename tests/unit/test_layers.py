@@ -84,6 +84,8 @@ LAYERS = {
     "icechunk.cli": 9,
     "icechunk.testing": 9,
 }
+    "icechunk.commit_queue": 9,
+    "icechunk.group_commit": 9,
 TOP = 10
 """The package itself, which only re-exports."""
 
