@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     import zarr
 
+    from icechunk.ids import ObjectId
     from icechunk.session import Session
 
 _RANGES: Final = 6
@@ -197,6 +198,54 @@ def twin_of(fork: ForkSession) -> ForkSession:
     state = fork._state  # noqa: SLF001 # a second constructor of the session
     return ForkSession(
         SessionState(checkout=checkout, branch=None, config=state.config, inherited=state.inherited)
+    )
+
+
+def fork_at(
+    session: Session,
+    snapshot_id: ObjectId,
+    *,
+    inherited: ChangeSet | None = None,
+    changes: ChangeSet | None = None,
+) -> ForkSession:
+    """Return a fork as if a session had been made on another snapshot and forked there.
+
+    With it, change sets that were kept apart from any session (`icechunk.shelf`) become forks
+    again: to go on writing with, or to be merged.
+
+    Parameters
+    ----------
+    session : Session
+        A writable session of the repository.
+    snapshot_id : ObjectId
+        What the changes lie on.
+    inherited : ChangeSet, optional
+        What the session is taken to have changed before it was forked; the fork sees it and does
+        not bring it back.
+    changes : ChangeSet, optional
+        What the fork itself changed.
+
+    Returns
+    -------
+    ForkSession
+        Nothing is read yet.
+    """
+    state = session._state  # noqa: SLF001 # a second constructor of the session
+    before = ChangeSet() if inherited is None else inherited
+
+    async def load() -> Base:
+        return Base.with_inherited(await state.assets.snapshot(snapshot_id), before)
+
+    checkout = Checkout(
+        state.assets,
+        state.checkout.virtual,
+        snapshot_id,
+        SessionMode.writable,
+        load=load,
+        changes=changes,
+    )
+    return ForkSession(
+        SessionState(checkout=checkout, branch=None, config=state.config, inherited=before)
     )
 
 

@@ -58,7 +58,7 @@ def write_values(
             array = arrays[str(name)]
             if not isinstance(array, zarr.Array) or not moving & set(variable.dims):
                 continue
-            place = _place(variable, array, append_dim, region or {})
+            place = place_of(variable, array, append_dim, region or {})
             shape = tuple(max(n, s.stop) for n, s in zip(array.shape, place, strict=True))
             if shape != array.shape:
                 array.resize(shape)
@@ -85,12 +85,13 @@ def delete_arrays(session: Session, group: str | None, names: tuple[str, ...]) -
             del arrays[name]
 
 
-def _place(
+def place_of(
     variable: xr.Variable,
     array: zarr.Array[Any],
     append_dim: str | None,
     region: Mapping[str, slice],
 ) -> tuple[slice, ...]:
+    """Return where in an array a variable goes: at the end along ``append_dim``, or in a region."""
     place = []
     for dim, size, length in zip(variable.dims, variable.shape, array.shape, strict=True):
         start = length if dim == append_dim else region.get(str(dim), slice(0)).start or 0

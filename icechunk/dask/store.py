@@ -94,6 +94,7 @@ def pending_write(
     *,
     split_every: int | None = None,
     compute_kwargs: Mapping[str, Any] | None = None,
+    checksums: bool = False,
 ) -> PendingWrite:
     """Return the write of some dask arrays as one graph, not yet computed.
 
@@ -107,6 +108,8 @@ def pending_write(
         How many change sets one merge task takes.
     compute_kwargs : mapping, optional
         Defaults for ``PendingWrite.compute``.
+    checksums : bool
+        Return a checksum of each block with the result.
 
     Returns
     -------
@@ -117,7 +120,7 @@ def pending_write(
     origin = session.fork()
     targets = tuple(BlockTarget.of(w.target, w.source.chunks, w.start) for w in writes)
     job = dask.delayed(
-        WriteJob(fork=origin, targets=targets), name=f"icechunk-job-{token}", traverse=False
+        WriteJob(origin, targets, checksums=checksums), name=f"icechunk-job-{token}", traverse=False
     )
     written = [
         _compat.map_indexed_blocks(

@@ -9,9 +9,11 @@ only the result that dask keeps is ever merged.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from icechunk.dask import _compat
+from icechunk.dask.checksums import BlockChecksum, checksum_of
 from icechunk.dask.grid import boundaries
 from icechunk.distributed import ChunkChanges, twin_of
 
@@ -70,13 +72,18 @@ class WriteJob:
         Knows the arrays; tasks write into twins of it.
     targets : tuple of BlockTarget
         One per dask array.
+    checksums : bool
+        Whether tasks return a checksum of each block.
     """
 
-    __slots__ = ("_writers", "fork", "targets")
+    __slots__ = ("_writers", "checksums", "fork", "targets")
 
-    def __init__(self, fork: ForkSession, targets: tuple[BlockTarget, ...]) -> None:
+    def __init__(
+        self, fork: ForkSession, targets: tuple[BlockTarget, ...], *, checksums: bool = False
+    ) -> None:
         self.fork = fork
         self.targets = targets
+        self.checksums = checksums
         self._writers: dict[int, _compat.ArrayWriter] = {}
 
     def writer(self, which: int) -> _compat.ArrayWriter:
@@ -89,7 +96,11 @@ class WriteJob:
         return found
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (WriteJob, (self.fork, self.targets))
+        return (_job, (self.fork, self.targets, self.checksums))
+
+
+def _job(fork: ForkSession, targets: tuple[BlockTarget, ...], checksums: bool) -> WriteJob:
+    return WriteJob(fork, targets, checksums=checksums)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,11 +115,14 @@ class WriteResult:
         How many blocks were written.
     size_bytes : int
         Uncompressed bytes of these blocks.
+    checksums : tuple of BlockChecksum
+        Of these blocks, if they were asked for.
     """
 
     changes: ChunkChanges
     blocks: int
     size_bytes: int
+    checksums: tuple[BlockChecksum, ...] = ()
 
 
 def write_block(which: int, block: Any, job: WriteJob, index: tuple[int, ...]) -> WriteResult:
@@ -137,7 +151,22 @@ def write_block(which: int, block: Any, job: WriteJob, index: tuple[int, ...]) -
     finally:
         # A failed task's changes are not missed: dask runs it again, or the whole write fails.
         fork.mark_carried()
-    return WriteResult(changes=changes, blocks=1, size_bytes=getattr(block, "nbytes", 0))
+    return WriteResult(
+        changes=changes,
+        blocks=1,
+        size_bytes=getattr(block, "nbytes", 0),
+        checksums=(_checksum(job.targets[which], index, block),) if job.checksums else (),
+    )
+
+
+def _checksum(target: BlockTarget, index: tuple[int, ...], block: Any) -> BlockChecksum:
+    region = target.region(index)
+    return BlockChecksum(
+        path=target.path,
+        start=tuple(part.start for part in region),
+        stop=tuple(part.stop for part in region),
+        checksum=checksum_of(block, target.metadata.data_type.to_native_dtype()),
+    )
 
 
 def merge_results(results: list[WriteResult]) -> WriteResult:
@@ -146,4 +175,5 @@ def merge_results(results: list[WriteResult]) -> WriteResult:
         changes=ChunkChanges.union([result.changes for result in results]),
         blocks=sum(result.blocks for result in results),
         size_bytes=sum(result.size_bytes for result in results),
+        checksums=tuple(chain.from_iterable(result.checksums for result in results)),
     )
