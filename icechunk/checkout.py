@@ -37,7 +37,6 @@ from icechunk.format.chunk_table import (
 from icechunk.format.snapshot import NodeKind, NodeSnapshot
 from icechunk.ids import NodeId, id_text, new_node_id, new_object_id
 from icechunk.paths import NodePath, sorted_within
-from icechunk.storage.base import ByteRange
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
@@ -414,46 +413,17 @@ class Checkout:
         for part in on_top.without_deleted().batches(batch_rows):
             yield part
 
-    async def read_chunk(
-        self, path: NodePath, coord: Coordinate, byte_range: RangeRequest | None = None
-    ) -> bytes | None:
-        """Return the bytes of a chunk or a range of them, None when it is absent.
-
-        Raises
-        ------
-        InvalidInputError
-            Kind ``not-an-array``, or ``invalid-byte-range``.
-        StorageError
-            The chunk could not be read; a note names array and chunk.
-        """
-        node = self.node(path)
-        if node is None:
-            return None
-        if node.kind is not NodeKind.ARRAY:
-            raise InvalidInputError(f"{path} is a group, not an array.", ErrorKind.NOT_AN_ARRAY)
-        try:
-            ref = await self.chunk_ref(node, coord)
-            return None if ref is None else await self._read_ref(ref, byte_range)
-        except StorageError as e:
-            e.add_note(f"while reading chunk {coord} of {path}")
-            raise
-
-    async def _read_ref(self, ref: ChunkRef, request: RangeRequest | None) -> bytes:
-        if isinstance(ref, InlineRef):
-            if request is None:
-                return ref.data
-            start, stop = request.within(len(ref.data))
-            return ref.data[start:stop]
-        start, stop = (0, ref.length) if request is None else request.within(ref.length)
-        byte_range = ByteRange(start=ref.offset + start, stop=ref.offset + stop)
-        if isinstance(ref, NativeRef):
-            return await self.assets.read_chunk(ref.chunk_id, byte_range)
-        return await self.virtual.read(ref, byte_range)
-
     async def write_chunk(
-        self, path: NodePath, coord: Coordinate, data: bytes | memoryview
+        self,
+        path: NodePath,
+        coord: Coordinate,
+        data: bytes | memoryview,
+        *,
+        replace: bool = True,
     ) -> None:
         """Store a chunk: small ones in the change set, others as an object of their own.
+
+        Without ``replace`` a chunk that the session set meanwhile stays as it is.
 
         Raises
         ------
@@ -484,7 +454,7 @@ class Checkout:
                 e.add_note(f"while writing chunk {coord} of {path}")
                 raise
             ref = NativeRef(chunk_id, 0, length)
-        self._record(node, coord, ref)
+        self._record(node, coord, ref, replace=replace)
 
     def set_refs(self, path: NodePath, table: ChunkTable) -> None:
         """Record many references at once; coordinates must lie in the chunk grid.
@@ -525,54 +495,18 @@ class Checkout:
                     edits = self.changes.edits(node.id, table.ndim)
                     edits.extend(ChunkTable.deleted(table.coords[rows]))
 
-    def _record(self, node: NodeSnapshot, coord: Coordinate, ref: ChunkRef | None) -> None:
+    def _record(
+        self, node: NodeSnapshot, coord: Coordinate, ref: ChunkRef | None, *, replace: bool = True
+    ) -> None:
         with self.lock:
             # Both were checked before the bytes were written; a commit or a deletion may have come
             # in between.
             self.require_writable()
             if node.id in self.changes.deleted:
                 self.require_array(NodePath(node.path))
-            self.changes.edits(node.id, len(node.shape)).set(coord, ref)
-
-
-@dataclass(frozen=True, slots=True)
-class RangeRequest:
-    """A part of a chunk as a user asks for it; unit: bytes.
-
-    Parameters
-    ----------
-    start : int or None
-        First byte; None for a suffix.
-    stop : int or None
-        Byte after the last; None to the end.
-    suffix : int or None
-        Number of last bytes, instead of the other two.
-    """
-
-    start: int | None = None
-    stop: int | None = None
-    suffix: int | None = None
-
-    def within(self, length: int) -> tuple[int, int]:
-        """Return the range in a value of so many bytes (specification 22.1).
-
-        Raises
-        ------
-        InvalidInputError
-            Kind ``invalid-byte-range``; the value is shorter.
-        """
-        if self.suffix is not None:
-            start, stop = length - self.suffix, length
-            good = start >= 0
-        else:
-            start = self.start or 0
-            stop = length if self.stop is None else self.stop
-            good = start < length and start <= stop <= length
-        if not good:
-            raise InvalidInputError(
-                f"{self} does not fit a value of {length} bytes.", ErrorKind.INVALID_BYTE_RANGE
-            )
-        return start, stop
+            edits = self.changes.edits(node.id, len(node.shape))
+            if replace or edits.find(coord)[1] is None:
+                edits.set(coord, ref)
 
 
 async def _table_in_manifest(assets: AssetManager, node: NodeSnapshot, which: int) -> ChunkTable:

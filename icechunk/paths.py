@@ -107,6 +107,15 @@ def parse_key(key: str) -> Key:
     raise _bad_key(key)
 
 
+def parse_chunk_prefix(text: str) -> ChunkKey | None:
+    """Return array and leading coordinate of a prefix like ``a/c`` or ``a/c/0``."""
+    try:
+        parsed = parse_key(text)
+    except InvalidInputError:
+        return None
+    return parsed if isinstance(parsed, ChunkKey) else None
+
+
 def _coordinate(numbers: str) -> tuple[int, ...] | None:
     parts = numbers.split("/")
     if not all(_NUMBER.fullmatch(part) for part in parts):

@@ -24,6 +24,7 @@ from zarr.testing.store import StoreTests
 
 import icechunk as ic
 from icechunk._io.loop import on_io_thread
+from icechunk.chunk_reads import read_chunk
 from tests.s3_server import S3Server
 from tests.zarr_store.nodes import array_document, buffer, group_document, with_array_for
 
@@ -119,10 +120,9 @@ class Contract(StoreTests[ic.IcechunkStore, cpu.Buffer]):
     async def get(self, store: ic.IcechunkStore, key: str) -> Buffer:
         """Read a chunk below the store, by the reference the session has."""
         parsed = with_array_for(store, key)
-        checkout = store.session.checkout
-        ref = await checkout.chunk_ref(checkout.require_array(parsed.path), parsed.coord)
-        assert ref is not None
-        return buffer(await checkout._read_ref(ref, None))
+        data = await read_chunk(store.session.checkout, parsed.path, parsed.coord)
+        assert data is not None
+        return buffer(data)
 
     def test_store_repr(self, store: ic.IcechunkStore) -> None:
         assert repr(store).startswith("<icechunk.IcechunkStore>\nread_only: False\n")
