@@ -291,8 +291,8 @@ class Session(SessionTwins, SessionEdits, SessionLook):
                     other.checkout.changes,
                     path_of=self._path_of,
                     policy=policy,
-                )
                     known=other._state.inherited,  # noqa: SLF001 # a fork is a session
+                )
             other.mark_carried()
 
     async def _check_fork(self, other: object) -> None:

@@ -79,6 +79,8 @@ LAYERS = {
     "icechunk.repository_upkeep": 8,
     "icechunk.upgrade": 8,
     "icechunk.virtual": 8,
+    "icechunk.commit_queue": 9,
+    "icechunk.group_commit": 9,
     "icechunk.distributed": 9,
     "icechunk.lake": 9,
     "icechunk.dask": 9,
@@ -86,8 +88,6 @@ LAYERS = {
     "icechunk.cli": 9,
     "icechunk.testing": 9,
 }
-    "icechunk.commit_queue": 9,
-    "icechunk.group_commit": 9,
 TOP = 10
 """The package itself, which only re-exports."""
 
