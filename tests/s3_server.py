@@ -29,13 +29,21 @@ OPEN_BUCKET: Final = "open-bucket"
 KEY, SECRET = "AKTESTKEYWRITER", "the-writer-secret"
 READER_KEY, READER_SECRET = "AKTESTKEYREADER", "the-reader-secret"
 _ACCOUNT: Final = "123456789012"
+_CODES: Final = {
+    "403": "AccessDenied",
+    "429": "TooManyRequests",
+    "500": "InternalError",
+    "503": "SlowDown",
+    "expired": "ExpiredToken",
+}
 
 
 @dataclass(frozen=True)
 class S3Server:
-    """A running server."""
+    """A running server, and the library to reach it with."""
 
     url: str
+    backend: str = "auto"
 
     @classmethod
     @contextlib.contextmanager
@@ -69,6 +77,7 @@ class S3Server:
             "force_path_style": True,
             "access_key_id": KEY,
             "secret_access_key": SECRET,
+            "backend": self.backend,
         } | changes
 
     def _ask(self, path: str, content: object = None) -> Any:
@@ -80,8 +89,8 @@ class S3Server:
         """Have the next ``count`` matching requests go wrong.
 
         Actions: ``lose`` (done, but the connection closes without a reply), ``late-500`` (done,
-        but the reply is an error), ``500`` and ``503`` (not done), ``cut`` (the reply ends
-        halfway), ``sleep`` (done a second later).
+        but the reply is an error), ``500``, ``503``, ``429`` and ``expired`` (not done), ``cut``
+        (the reply ends halfway), ``sleep`` (done a second later).
         """
         self._ask(
             "fault", {"action": action, "method": method, "contains": contains, "count": count}
@@ -122,7 +131,7 @@ class _App:
                 {"method": method, "path": path, "query": query, "headers": headers}
             )
             action = self._next_fault(method, f"{path}?{query}")
-        if action in {"500", "503"}:
+        if action in {"500", "503", "429", "expired"}:
             return _error(action, start_response)
         if action == "sleep":
             time.sleep(1)
@@ -168,8 +177,9 @@ def _cut(body: bytes, connection: socket.socket) -> Iterator[bytes]:
 
 
 def _error(status: str, start_response: Any) -> list[bytes]:
-    code = {"403": "AccessDenied", "500": "InternalError", "503": "SlowDown"}[status]
-    start_response(f"{status} fault", [("Content-Type", "application/xml")])
+    code = _CODES[status]
+    number = "400" if status == "expired" else status
+    start_response(f"{number} fault", [("Content-Type", "application/xml")])
     return [f"<Error><Code>{code}</Code><Message>made up</Message></Error>".encode()]
 
 

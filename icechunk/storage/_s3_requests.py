@@ -1,46 +1,44 @@
-"""The requests of one operation on S3, made on the I/O thread."""
+"""The requests of one operation on S3 through s3fs's client, made on the I/O thread."""
 
 from __future__ import annotations
 
 import asyncio
-import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import botocore.exceptions  # type: ignore[import-untyped,unused-ignore]
 
 from icechunk._io.limits import gather_limited
 from icechunk.errors import ErrorKind, StorageError
+from icechunk.storage._object_requests import (
+    AFTER,
+    WRITE_ID,
+    Head,
+    ObjectRequests,
+    Page,
+    listed_info,
+    microseconds,
+    version_of,
+)
 from icechunk.storage._s3_client import (
-    CONFLICT_CODES,
-    LOST_RACE_CODES,
     NETWORK_ERRORS,
-    S3Place,
     error_code,
     is_server_fault,
     response_metadata,
     storage_error,
     translated,
 )
+from icechunk.storage._s3_place import CONFLICT_CODES, LOST_RACE_CODES, S3Place
 from icechunk.storage.base import ByteRange, ReadCondition, Version, range_beyond_end
-from icechunk.storage.retry import AmbiguousError, Backoff, Found, put_conditionally
+from icechunk.storage.retry import AmbiguousError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
-    from datetime import datetime
-
-    from icechunk.storage_settings import StorageSettings
-
-_WRITE_ID: Final = "icechunkwriteid"
-_CHUNKS: Final = "chunks/"
-_MOST_PARTS: Final = 10_000
-_SMALLEST_PART_BYTES: Final = 5 << 20
-_WRITES_TRIED_AGAIN: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class S3Requests:
+class S3Requests(ObjectRequests):
     """What can be asked of a place in S3, with a client and settings.
 
     Parameters
@@ -49,16 +47,10 @@ class S3Requests:
         Its own retries apply to every request.
     place : S3Place
         Bucket and options.
-    settings : StorageSettings
-        In force: every field that has a default is set.
-    root : str
-        What every key starts with.
     """
 
     api: Any
     place: S3Place
-    settings: StorageSettings
-    root: str
 
     # ---------------------------------------------------------------- reading
 
@@ -87,7 +79,7 @@ class S3Requests:
         if byte_range is not None and len(data) != byte_range.stop - byte_range.start:
             total = int(str(reply.get("ContentRange", "")).rpartition("/")[2] or len(data))
             raise range_beyond_end(key, self.place.description, byte_range, total)
-        return data, _version(reply)
+        return data, version_of(reply.get("ETag"))
 
     def _check(self, key: str, reply: Mapping[str, Any], condition: ReadCondition | None) -> None:
         # By the reply to the very request, so it is as good as a condition in the request; and
@@ -97,38 +89,40 @@ class S3Requests:
             tag = reply.get("ETag")
             condition.check(key, self.place.description, etag=tag, last_modified_us=modified_us)
 
-    async def download_range(
-        self, key: str, whole: ByteRange, condition: ReadCondition | None
-    ) -> bytes:
-        """Return a range, in parallel requests if it is large."""
-        most, ideal_bytes = self._concurrency()
-        size = whole.stop - whole.start
-        step = -(-size // min(most, -(-size // ideal_bytes)))
-        ranges = [
-            ByteRange(start=start, stop=min(start + step, whole.stop))
-            for start in range(whole.start, whole.stop, step)
-        ]
-        parts = await gather_limited(most, (self.download(key, part, condition) for part in ranges))
-        return b"".join(part[0] for part in parts) if len(parts) > 1 else parts[0][0]
-
-    async def head(self, key: str) -> dict[str, Any]:
+    async def head(self, key: str) -> Head:
         """Return what the service says about an object."""
         with self._translated("read", key):
-            reply: dict[str, Any] = await self.api.head_object(**self._object(key))
-        return reply
+            reply = await self.api.head_object(**self._object(key))
+        return Head(
+            size_bytes=reply["ContentLength"],
+            last_modified_us=microseconds(reply["LastModified"]),
+            version=version_of(reply.get("ETag")),
+            write_id=reply["Metadata"].get(WRITE_ID),
+        )
 
-    async def list_page(self, prefix: str, token: str | None, most: int) -> dict[str, Any]:
+    async def list_page(self, prefix: str, token: str | None, most: int) -> Page:
         """Return one page of a listing."""
-        arguments = {"ContinuationToken": token} if token is not None else {}
+        arguments = {}
+        if token is not None and token.startswith(AFTER):
+            arguments["StartAfter"] = token.removeprefix(AFTER)
+        elif token is not None:
+            arguments["ContinuationToken"] = token
         with self._translated("list", prefix):
-            page: dict[str, Any] = await self.api.list_objects_v2(
+            page = await self.api.list_objects_v2(
                 Bucket=self.place.bucket,
                 Prefix=self.root + prefix,
                 MaxKeys=most,
                 **arguments,
                 **self._payer(),
             )
-        return page
+        infos = (
+            listed_info(self.root, found["Key"], found["Size"], found["LastModified"])
+            for found in page.get("Contents", ())
+        )
+        return Page(
+            infos=tuple(info for info in infos if info is not None),
+            token=page.get("NextContinuationToken"),
+        )
 
     # ---------------------------------------------------------------- writing
 
@@ -141,9 +135,8 @@ class S3Requests:
     ) -> None:
         """Write an object whole, in parts if it is large."""
         arguments = self._new_object(key, metadata, content_type)
-        least = self.settings.minimum_size_for_multipart_upload
         with self._translated("write", key):
-            if least is not None and len(data) >= max(least, 1):
+            if self._goes_in_parts(len(data)):
                 await self._upload_parts(arguments, memoryview(data))
             else:
                 await self.api.put_object(Body=bytes(data), **arguments)
@@ -151,8 +144,7 @@ class S3Requests:
     async def _upload_parts(self, arguments: dict[str, Any], data: memoryview) -> None:
         upload = await self.api.create_multipart_upload(**arguments)
         target = self._target(arguments) | {"UploadId": upload["UploadId"]}
-        most, ideal_bytes = self._concurrency()
-        step = max(ideal_bytes, _SMALLEST_PART_BYTES, -(-len(data) // _MOST_PARTS))
+        most, step = self._concurrency()[0], self._part_bytes(len(data))
 
         async def send(number: int, start: int) -> dict[str, Any]:
             part = await self.api.upload_part(
@@ -183,49 +175,25 @@ class S3Requests:
         ):
             return  # the error that led here is the one to report
 
-    async def put_if(
+    async def attempt(
         self,
         key: str,
-        data: bytes | memoryview,
+        body: bytes,
         expected: Version | None,
-        metadata: Mapping[str, str] | None,
+        metadata: Mapping[str, str],
         content_type: str | None,
     ) -> Version:
-        """Write an object if it is ``expected``, or if there is none; see `put_conditionally`."""
-        write_id = secrets.token_hex(12)
-        arguments = self._new_object(key, metadata, content_type)
-        arguments |= self._condition(expected)
-        if self.settings.unsafe_use_metadata:
-            arguments["Metadata"] = arguments.get("Metadata", {}) | {_WRITE_ID: write_id}
-        body = bytes(data)
-
-        async def attempt() -> Version:
-            try:
-                return _version(await self.api.put_object(Body=body, **arguments))
-            except botocore.exceptions.ClientError as error:
-                raise self._judged(key, expected, error) from error
-            except NETWORK_ERRORS as error:
-                raise AmbiguousError(self._error("write", key, error)) from error
-            except botocore.exceptions.BotoCoreError as error:
-                raise self._error("write", key, error) from error
-
-        async def read_back() -> Found:
-            try:
-                reply = await self.head(key)
-            except StorageError as error:
-                if error.kind == ErrorKind.OBJECT_NOT_FOUND:
-                    return Found(version=None, write_id=None)
-                raise
-            return Found(version=_version(reply), write_id=reply["Metadata"].get(_WRITE_ID))
-
-        return await put_conditionally(
-            key,
-            expected=expected,
-            write_id=write_id,
-            attempt=attempt,
-            read_back=read_back,
-            backoff=self._backoff(_WRITES_TRIED_AGAIN),
-        )
+        """Make one conditional write."""
+        arguments = self._new_object(key, metadata, content_type) | self._condition(expected)
+        try:
+            reply = await self.api.put_object(Body=body, **arguments)
+        except botocore.exceptions.ClientError as error:
+            raise self._judged(key, expected, error) from error
+        except NETWORK_ERRORS as error:
+            raise AmbiguousError(self._error("write", key, error)) from error
+        except botocore.exceptions.BotoCoreError as error:
+            raise self._error("write", key, error) from error
+        return version_of(reply.get("ETag"))
 
     def _judged(
         self, key: str, expected: Version | None, error: botocore.exceptions.ClientError
@@ -284,57 +252,17 @@ class S3Requests:
     def _new_object(
         self, key: str, metadata: Mapping[str, str] | None, content_type: str | None
     ) -> dict[str, Any]:
-        settings = self.settings
         arguments: dict[str, Any] = {**self._object(key), **self._checksum()}
-        if settings.unsafe_use_metadata and metadata:
+        if self.settings.unsafe_use_metadata and metadata:
             arguments["Metadata"] = dict(metadata)
         if content_type is not None:
             arguments["ContentType"] = content_type
-        special = (
-            settings.chunks_storage_class
-            if key.startswith(_CHUNKS)
-            else settings.metadata_storage_class
-        )
-        storage_class = special or settings.storage_class
+        storage_class = self._storage_class(key)
         if storage_class is not None:
             arguments["StorageClass"] = storage_class
         return arguments
 
     def _condition(self, expected: Version | None) -> dict[str, str]:
-        if expected is None:
-            return {"IfNoneMatch": "*"} if self.settings.unsafe_use_conditional_create else {}
-        return {"IfMatch": expected} if self.settings.unsafe_use_conditional_update else {}
-
-    def _concurrency(self) -> tuple[int, int]:
-        """Return how many requests one object may take at once, and their ideal size in bytes."""
-        concurrency = self.settings.concurrency
-        assert concurrency is not None
-        return (
-            concurrency.max_concurrent_requests_for_object or 1,
-            concurrency.ideal_concurrent_request_size or 1,
-        )
-
-    def _backoff(self, most: int | None = None) -> Backoff:
-        retries = self.settings.retries
-        assert retries is not None
-        tries = retries.max_tries or 1
-        return Backoff(
-            max_tries=tries if most is None else min(tries, most),
-            initial_seconds=(retries.initial_backoff_ms or 0) / 1000,
-            max_seconds=(retries.max_backoff_ms or 0) / 1000,
-        )
-
-
-def microseconds(when: datetime) -> int:
-    """Return a time of a reply in microseconds since the Unix epoch."""
-    return round(when.timestamp() * 1e6)
-
-
-def _version(reply: Mapping[str, Any]) -> Version:
-    tag = reply.get("ETag")
-    if not tag:
-        raise StorageError(
-            "the service sent no ETag, without which commits cannot be told apart",
-            ErrorKind.STORAGE_CONFIG,
-        )
-    return Version(str(tag))
+        if not self._is_conditional(expected):
+            return {}
+        return {"IfNoneMatch": "*"} if expected is None else {"IfMatch": expected}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from icechunk.credentials import s3_credentials
 from icechunk.object_store_config import S3Options
@@ -75,6 +75,7 @@ def s3_storage(
     read_headers: dict[str, str] | None = None,
     write_headers: dict[str, str] | None = None,
     headers: dict[str, str] | None = None,
+    backend: Literal["auto", "s3fs", "obstore"] = "auto",
 ) -> Storage:
     """Return a storage in S3 or a compatible service.
 
@@ -118,6 +119,9 @@ def s3_storage(
         Sent with every request that reads, or writes.
     headers : dict of str to str, optional
         Sent with every request; the more specific ones win.
+    backend : {"auto", "s3fs", "obstore"}
+        Library that makes the requests. ``"auto"`` is obstore where it is installed and can do what
+        the other arguments ask for, else s3fs; both do the same.
 
     Returns
     -------
@@ -158,6 +162,7 @@ def s3_storage(
         read_headers=read_headers,
         write_headers=write_headers,
         headers=headers,
+        backend=backend,
     )
 
 

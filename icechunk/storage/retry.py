@@ -13,6 +13,8 @@ from icechunk.storage.base import LostRaceError, UnknownOutcomeError, Version
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
+    from icechunk.storage_settings import StorageSettings
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backoff:
@@ -43,6 +45,18 @@ class Backoff:
             # At least half of the bound, so that a wait is one.
             yield min(bound, self.max_seconds) * (1 + self.draw()) / 2
             bound *= 2
+
+
+def backoff_of(settings: StorageSettings, most: int | None = None) -> Backoff:
+    """Return the waits that settings in force ask for, in at most ``most`` tries."""
+    retries = settings.retries
+    assert retries is not None
+    tries = retries.max_tries or 1
+    return Backoff(
+        max_tries=tries if most is None else min(tries, most),
+        initial_seconds=(retries.initial_backoff_ms or 0) / 1000,
+        max_seconds=(retries.max_backoff_ms or 0) / 1000,
+    )
 
 
 class AmbiguousError(Exception):
@@ -123,13 +137,11 @@ async def put_conditionally(
     delays = backoff.delays()
     all_refused = True
     while True:
-        try:
-            return await attempt()
-        except LostRaceError:
-            raise
-        except AmbiguousError as error:
-            cause = error.cause
-            all_refused = all_refused and error.refused
+        outcome = await _tried(key, attempt, all_refused=all_refused)
+        if not isinstance(outcome, AmbiguousError):
+            return outcome
+        cause = outcome.cause
+        all_refused = all_refused and outcome.refused
         try:
             found = await read_back()
         except StorageError as error:
@@ -144,3 +156,18 @@ async def put_conditionally(
         if found.version != expected or delay is None:
             raise UnknownOutcomeError(key) from cause
         await backoff.sleep(delay)
+
+
+async def _tried(
+    key: str, attempt: Callable[[], Awaitable[Version]], *, all_refused: bool
+) -> Version | AmbiguousError:
+    try:
+        return await attempt()
+    except AmbiguousError as error:
+        return error
+    except LostRaceError:
+        raise
+    except StorageError as error:
+        if all_refused:
+            raise
+        raise UnknownOutcomeError(key) from error  # an earlier attempt may be on its way yet

@@ -1,7 +1,7 @@
 """Objects in S3 and services compatible with it.
 
-Source: specification section 1.1. The client is tied to the I/O thread's loop, so every request
-hops there; retries of single requests are botocore's, from the storage settings.
+Source: specification section 1.1. Requests are made by s3fs's client, or by obstore where it is
+installed; retries of single requests are theirs, from the storage settings.
 """
 
 from __future__ import annotations
@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import copy
 import hashlib
+import importlib
 import pickle
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from icechunk._display import scrubbed
-from icechunk._io import loop
-from icechunk._io.clients import ClientPool
 from icechunk._io.limits import gather_limited
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
-from icechunk.storage._s3_client import S3Client, S3Place, is_denied, open_client
-from icechunk.storage._s3_requests import S3Requests, microseconds
+from icechunk.storage._choice import UnspeakableError, check_backend, chosen_library
+from icechunk.storage._s3_place import DeniedError, S3Place, obstacle_to_obstore
 from icechunk.storage.base import (
     ByteRange,
     ObjectInfo,
@@ -40,6 +39,9 @@ if TYPE_CHECKING:
 
     from icechunk.credential_values import AnyS3Credential
     from icechunk.object_store_config import S3Options
+    from icechunk.storage._choice import Library
+    from icechunk.storage._object_requests import ObjectRequests, Page
+    from icechunk.storage._s3_place import Backend
 
 T = TypeVar("T")
 
@@ -47,7 +49,11 @@ _LISTED_AT_ONCE: Final = 1000  # the most that one reply holds
 _DELETED_AT_ONCE: Final = 1000  # the most that one request may name
 _DELETES_IN_PARALLEL: Final = 4
 
-_clients: Final[ClientPool[S3Client]] = ClientPool()
+# Loaded when they are used: each pulls in a large library.
+_TRANSPORTS: Final = {
+    "fsspec": "icechunk.storage._s3_fs",
+    "obstore": "icechunk.storage._s3_obstore",
+}
 
 
 class S3Storage(Storage):
@@ -79,6 +85,7 @@ class S3Storage(Storage):
         credentials: AnyS3Credential,
         *,
         legacy_rooted_keys: bool | None = None,
+        backend: Backend = "auto",
         read_headers: Mapping[str, str] | None = None,
         write_headers: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
@@ -108,17 +115,18 @@ class S3Storage(Storage):
                 ErrorKind.STORAGE_CONFIG,
             )
         common = dict(headers or {})
-        return cls(
-            S3Place(
-                bucket=bucket,
-                prefix=trimmed,
-                options=copy.deepcopy(config),  # it can be changed from outside
-                credentials=credentials,
-                rooted=legacy_rooted_keys,
-                read_headers=tuple((common | dict(read_headers or {})).items()),
-                write_headers=tuple((common | dict(write_headers or {})).items()),
-            )
+        place = S3Place(
+            bucket=bucket,
+            prefix=trimmed,
+            options=copy.deepcopy(config),  # it can be changed from outside
+            credentials=credentials,
+            rooted=legacy_rooted_keys,
+            read_headers=tuple((common | dict(read_headers or {})).items()),
+            write_headers=tuple((common | dict(write_headers or {})).items()),
+            backend=backend,
         )
+        check_backend(backend, "s3fs", obstacle_to_obstore(place))
+        return cls(place)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_reopen, (self._place, self._settings))
@@ -140,9 +148,9 @@ class S3Storage(Storage):
     # ---------------------------------------------------------------- requests
 
     async def _call(
-        self, work: Callable[[S3Requests], Awaitable[T]], decides: str | None = None
+        self, work: Callable[[ObjectRequests], Awaitable[T]], decides: str | None = None
     ) -> T:
-        """Run requests on the I/O thread.
+        """Make requests.
 
         Parameters
         ----------
@@ -154,10 +162,10 @@ class S3Storage(Storage):
         timeouts = self.settings.timeouts
         limit_ms = timeouts.operation_timeout_ms if timeouts else None
         if limit_ms is None:
-            return await loop.on_io_thread(self._on_io_thread(work))
+            return await self._rooted_work(work)
         try:
             async with asyncio.timeout(limit_ms / 1000) as limit:
-                return await loop.on_io_thread(self._on_io_thread(work))
+                return await self._rooted_work(work)
         except TimeoutError as error:
             if not limit.expired():
                 raise
@@ -168,26 +176,28 @@ class S3Storage(Storage):
                 "operation_timeout_ms of its storage settings"
             ) from error
 
-    async def _on_io_thread(self, work: Callable[[S3Requests], Awaitable[T]]) -> T:
+    async def _rooted_work(self, work: Callable[[ObjectRequests], Awaitable[T]]) -> T:
+        async def rooted(requests: ObjectRequests) -> T:
+            return await work(replace(requests, root=await self._root(requests)))
+
         settings = self.settings
         if self._recipe is None:
             recipe = pickle.dumps((self._place, settings))
             self._recipe = hashlib.sha256(recipe).hexdigest()
-        async with _clients.lease(
-            self._recipe, lambda: open_client(self._place, settings)
-        ) as client:
-            requests = S3Requests(api=client.api, place=self._place, settings=settings, root="")
-            return await work(replace(requests, root=await self._root(requests)))
+        library = chosen_library(self._place.backend, obstacle_to_obstore(self._place))
+        try:
+            found: T = await _use(library)(self._place, settings, self._recipe, rooted)
+        except UnspeakableError:
+            found = await _use("fsspec")(self._place, settings, self._recipe, rooted)
+        return found
 
-    async def _root(self, requests: S3Requests) -> str:
+    async def _root(self, requests: ObjectRequests) -> str:
         if self._place.prefix:
             return f"{self._place.prefix}/"
         if self._rooted is None:
             try:
                 self._rooted = await _has_rooted_keys(requests)
-            except StorageError as error:
-                if not is_denied(error.__cause__):
-                    raise
+            except DeniedError:
                 self._rooted = False  # who may not list must take the ordinary layout
         return "/" if self._rooted else ""
 
@@ -216,11 +226,9 @@ class S3Storage(Storage):
 
     async def head(self, key: str) -> ObjectInfo:
         """Return size and time of an object."""
-        reply = await self._call(lambda requests: requests.head(key))
+        found = await self._call(lambda requests: requests.head(key))
         return ObjectInfo(
-            key=key,
-            size_bytes=reply["ContentLength"],
-            last_modified_us=microseconds(reply["LastModified"]),
+            key=key, size_bytes=found.size_bytes, last_modified_us=found.last_modified_us
         )
 
     async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
@@ -228,23 +236,13 @@ class S3Storage(Storage):
         token: str | None = None
         while True:
 
-            async def work(
-                requests: S3Requests, token: str | None = token
-            ) -> tuple[int, dict[str, Any]]:
-                page = await requests.list_page(prefix, token, _LISTED_AT_ONCE)
-                return len(requests.root), page
+            async def work(requests: ObjectRequests, token: str | None = token) -> Page:
+                return await requests.list_page(prefix, token, _LISTED_AT_ONCE)
 
-            root_length, page = await self._call(work)
-            for found in page.get("Contents", ()):
-                key = found["Key"][root_length:]
-                if not key or key.endswith("/"):  # made by tools that show folders
-                    continue
-                yield ObjectInfo(
-                    key=key,
-                    size_bytes=found["Size"],
-                    last_modified_us=microseconds(found["LastModified"]),
-                )
-            token = page.get("NextContinuationToken")
+            page = await self._call(work)
+            for info in page.infos:
+                yield info
+            token = page.token
             if token is None:
                 return
 
@@ -295,7 +293,7 @@ class S3Storage(Storage):
     async def delete_many(self, keys: Sequence[str]) -> None:
         """Delete objects; those that are not there count as deleted."""
 
-        async def work(requests: S3Requests) -> None:
+        async def work(requests: ObjectRequests) -> None:
             batches = range(0, len(keys), _DELETED_AT_ONCE)
             await gather_limited(
                 _DELETES_IN_PARALLEL,
@@ -339,12 +337,17 @@ class S3Storage(Storage):
         return hash((self._place.bucket, self._place.prefix))
 
 
-async def _has_rooted_keys(requests: S3Requests) -> bool:
+def _use(library: Library) -> Callable[..., Awaitable[Any]]:
+    use: Callable[..., Awaitable[Any]] = importlib.import_module(_TRANSPORTS[library]).use
+    return use
+
+
+async def _has_rooted_keys(requests: ObjectRequests) -> bool:
     """Tell whether a repository at the root of a bucket has keys that begin with a slash."""
     for start, rooted in (("", False), ("/", True)):
         for prefix in (f"{start}repo", f"{start}refs/"):
             page = await requests.list_page(prefix, None, 1)
-            if any(o["Key"] == prefix or prefix[-1] == "/" for o in page.get("Contents", ())):
+            if any(info.key == prefix or prefix[-1] == "/" for info in page.infos):
                 return rooted
     return False
 

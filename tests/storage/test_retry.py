@@ -104,6 +104,8 @@ class Service:
         (["denied"], StorageError, []),
         (["nothing"] * 3, UnknownOutcomeError, []),
         (["nothing", "overtaken"], UnknownOutcomeError, ["other"]),
+        (["nothing", "denied"], UnknownOutcomeError, []),
+        (["busy", "denied"], StorageError, []),
         (["stored-overtaken"], UnknownOutcomeError, ["ours", "other"]),
     ],
 )

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import s3fs
 
 from icechunk import errors
 from icechunk._io import clients
@@ -19,7 +20,7 @@ from icechunk._io.loop import run
 from icechunk.credential_values import S3Credentials, S3StaticCredentials
 from icechunk.errors import InvalidInputError, StorageError
 from icechunk.object_store_config import S3Options
-from icechunk.storage import Storage, s3_storage
+from icechunk.storage import Storage, _choice, _s3_fs, _s3_obstore, s3_storage
 from icechunk.storage import s3 as module
 from icechunk.storage.base import ByteRange, LostRaceError, UnknownOutcomeError, Version
 from icechunk.storage.url import storage_for_url
@@ -151,7 +152,7 @@ def lasting_credentials() -> S3StaticCredentials:
 
 def short_credentials() -> S3StaticCredentials:
     calls.append(time.monotonic())
-    return S3StaticCredentials(KEY, SECRET, None, datetime.now(UTC) + timedelta(seconds=5))
+    return S3StaticCredentials(KEY, SECRET, None, datetime.now(UTC) + timedelta(seconds=1))
 
 
 def late_credentials() -> S3StaticCredentials:
@@ -186,9 +187,46 @@ def test_callback_is_called_once(s3: S3Server, callback: Any) -> None:
 def test_callback_is_called_again_at_the_end(s3: S3Server) -> None:
     calls.clear()
     storage = refreshed(s3, short_credentials)
-    for number in range(3):
-        run(storage.put(f"chunks/{number}", b"1"))
-    assert len(calls) >= 3
+
+    async def put_many() -> None:
+        await asyncio.gather(*(storage.put(f"chunks/{number}", b"1") for number in range(8)))
+
+    run(put_many())
+    assert len(calls) == 1  # for all of them
+    time.sleep(1)
+    run(put_many())
+    assert len(calls) == 2
+
+
+def test_credentials_that_the_service_takes_for_expired(s3: S3Server) -> None:
+    """Its clock, or somebody who revoked them: renewed once, for all requests under way."""
+    calls.clear()
+    prefix = uuid.uuid4().hex
+    storage = refreshed(s3, good_credentials, prefix=prefix)
+    version = run(storage.put_if_absent("repo", b"1"))
+    assert len(calls) == 1
+    s3.fault("expired", "PUT", prefix, count=4)
+
+    async def put_many() -> None:
+        await asyncio.gather(*(storage.put(f"chunks/{number}", b"1") for number in range(4)))
+
+    run(put_many())
+    assert len(calls) == 2
+    s3.fault("expired", "PUT", f"{prefix}/repo")
+    newer = run(storage.put_if_unchanged("repo", b"2", version))
+    assert run(storage.get_versioned("repo")) == (b"2", newer)
+    assert len(calls) == 3
+    assert len(storage.list_objects()) == 5
+
+
+def test_fixed_credentials_that_have_expired(s3: S3Server) -> None:
+    prefix = uuid.uuid4().hex
+    storage = made(s3, prefix)
+    s3.fault("expired", "PUT", prefix, count=9)
+    with pytest.raises(StorageError, match=r"ExpiredToken: .* pass get_credentials"):
+        run(storage.put_if_absent("repo", b"1"))
+    s3.no_faults()
+    assert run(storage.is_clean())
 
 
 def test_scattered_credentials(s3: S3Server) -> None:
@@ -215,6 +253,89 @@ def test_callback_goes_wrong(s3: S3Server, callback: Any, message: str) -> None:
         assert caught.value.kind == "invalid-credentials"
 
 
+# ---------------------------------------------------------------- which library
+
+
+def library_used(server: S3Server, **changes: Any) -> str:
+    """Return what the last request of a storage was made with."""
+    prefix = uuid.uuid4().hex
+    run(made(server, prefix, **changes).put("chunks/A", b"1"))
+    agent = server.requests(prefix)[-1]["headers"]["user-agent"]
+    return "obstore" if agent.startswith("object_store") else "s3fs"
+
+
+def test_which_library(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert library_used(s3, backend="s3fs") == "s3fs"
+    assert library_used(s3, backend="obstore") == "obstore"
+    assert library_used(s3, backend="auto") == "obstore"
+    for obstacle, words in (
+        ({"headers": {"x-amz-acl": "private"}}, "the signed header x-amz-acl"),
+        ({"checksum_algorithm": ChecksumAlgorithm.Crc32}, "checksum_algorithm Crc32"),
+    ):
+        assert library_used(s3, backend="auto", **obstacle) == "s3fs"
+        with pytest.raises(InvalidInputError, match=f"obstore cannot do {words}"):
+            made(s3, backend="obstore", **obstacle)
+    with pytest.raises(InvalidInputError, match="backend must be"):
+        made(s3, backend="boto")
+    monkeypatch.setattr(_choice, "_is_installed", lambda: False)
+    assert library_used(s3, backend="auto") == "s3fs"
+    with pytest.raises(InvalidInputError, match=r"pip install 'icechunk\[obstore\]'"):
+        made(s3, backend="obstore")
+
+
+def test_keys_that_obstore_cannot_name(s3: S3Server) -> None:
+    """Files of others, read as virtual chunks or found in a listing."""
+    other = made(s3, "", backend="s3fs", legacy_rooted_keys=False)
+    folder = uuid.uuid4().hex
+    client = {"endpoint_url": s3.url, "region_name": "us-east-1"}
+    files = s3fs.S3FileSystem(
+        key=KEY, secret=SECRET, client_kwargs=client, skip_instance_cache=True
+    )
+    names = [f"{folder}/a//b", f"{folder}/./c", f"{folder}/d\x01e", f"{folder}/f"]
+    for name in names:
+        files.call_s3("put_object", Bucket=BUCKET, Key=name, Body=name.encode())
+    storage = made(s3, "", legacy_rooted_keys=False)
+    for name in names:
+        assert run(storage.get(name)) == run(other.get(name)) == name.encode()
+    assert sorted(run(listed(storage, f"{folder}/"))) == sorted(names)
+    files.call_s3("put_object", Bucket=BUCKET, Key=f"{folder}/x/y/", Body=b"")
+    assert run(listed(storage, f"{folder}/x/")) == {}
+    assert run(made(s3, f"{folder}/x/y").is_clean())
+
+
+def test_odd_characters_in_keys(s3: S3Server) -> None:
+    storage = made(s3)
+    for name in ("a%20b", "a b", "ü", "x?y", "x#y", "x+y", "x&y=1", "~x", "x:y", "x;y", "x'y\"z"):
+        run(storage.put(f"chunks/{name}", name.encode()))
+        assert run(storage.get(f"chunks/{name}")) == name.encode()
+        assert f"chunks/{name}" in run(listed(storage, "chunks/"))
+    run(storage.delete_many([key for key, _ in storage.list_objects()]))
+    assert run(storage.is_clean())
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, {"virtual_hosted_style_request": True}),
+        ({"bucket": "dots.in.it"}, {"virtual_hosted_style_request": False}),
+        ({"force_path_style": True}, {"virtual_hosted_style_request": False}),
+        (
+            {"endpoint_url": "https://store.example:9000"},
+            {"endpoint": "https://bbb.store.example:9000", "virtual_hosted_style_request": True},
+        ),
+        (
+            {"endpoint_url": "https://127.0.0.1:9000"},
+            {"endpoint": "https://127.0.0.1:9000", "virtual_hosted_style_request": False},
+        ),
+    ],
+)
+def test_where_obstore_sends_requests(changes: dict[str, Any], expected: dict[str, Any]) -> None:
+    storage = s3_storage(**({"bucket": "bbb", "prefix": "p"} | changes))
+    assert isinstance(storage, module.S3Storage)
+    found = _s3_obstore._endpoint(storage._place)
+    assert found == expected
+
+
 # ---------------------------------------------------------------- parameters
 
 
@@ -239,7 +360,7 @@ def test_headers(s3: S3Server) -> None:
 
 
 def test_requester_pays(s3: S3Server) -> None:
-    storage = made(s3, "payer", requester_pays=True)
+    storage = made(s3, f"payer-{s3.backend}", requester_pays=True)
     version = run(storage.put_if_absent("repo", b"1"))
     run(storage.put_if_unchanged("repo", b"2", version))
     run(storage.get("repo"))
@@ -247,7 +368,7 @@ def test_requester_pays(s3: S3Server) -> None:
     run(storage.put("chunks/A", b"1"))
     run(storage.delete_many(["chunks/A"]))
     storage.list_objects()
-    sent = [r for r in s3.requests("payer") if "/_test" not in r["path"]]
+    sent = [r for r in s3.requests(f"payer-{s3.backend}") if "/_test" not in r["path"]]
     assert len(sent) >= 6
     assert {r["headers"].get("x-amz-request-payer") for r in sent} == {"requester"}
 
@@ -518,16 +639,22 @@ def test_slow_down(s3: S3Server) -> None:
 
 
 def test_equal_storages_share_connections(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: Any
+    if s3.backend == "s3fs":
+        kept = lambda: _s3_fs._clients._entries
+        monkeypatch.setattr(clients, "_KEPT", 2)
+    else:
+        kept = lambda: _s3_obstore._clients._kept
+        monkeypatch.setattr(_s3_obstore, "_KEPT", 2)
     storage = made(s3)
     run(storage.put("repo", b"1"))
-    count = len(module._clients._entries)
+    count = len(kept())
     for _ in range(3):
         assert run(pickle.loads(pickle.dumps(storage)).get("repo")) == b"1"
-    assert len(module._clients._entries) == count
-    monkeypatch.setattr(clients, "_KEPT", 2)
+    assert len(kept()) == count
     for number in range(4):
         run(made(s3, f"p{number}").is_clean())
-    assert len(module._clients._entries) == 2
+    assert len(kept()) == 2
     run(storage.get("repo"))
 
 

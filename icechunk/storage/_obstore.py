@@ -1,0 +1,366 @@
+"""Requests through obstore, to any service it knows. The only module that sees it.
+
+Loaded when the first such request is made: obstore is an optional library.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias
+
+import obstore
+from obstore.exceptions import BaseError
+
+from icechunk.errors import ErrorKind, StorageError
+from icechunk.storage._choice import UnspeakableError
+from icechunk.storage._object_requests import (
+    AFTER,
+    WRITE_ID,
+    Head,
+    ObjectRequests,
+    Page,
+    listed_info,
+    microseconds,
+    version_of,
+)
+from icechunk.storage.base import (
+    ByteRange,
+    ReadCondition,
+    Version,
+    is_ordinary_key,
+    range_beyond_end,
+)
+from icechunk.storage.retry import AmbiguousError
+
+if TYPE_CHECKING:
+    from obstore import GetOptions
+
+    from icechunk.storage_settings import StorageSettings
+
+ERRORS: Final = (BaseError, OSError)
+
+_STATUS: Final = re.compile(r"status code: (\d{3})")
+_CODE: Final = re.compile(r"<Code>([^<]{1,100})</Code>")
+_MESSAGE: Final = re.compile(r"<Message>([^<]{1,500})</Message>")
+_KIND: Final = re.compile(r"\bkind: (Timeout|Connect|Interrupted|Decode)\b")
+_KINDS: Final = {
+    "Timeout": "timeout: no answer in time",
+    "Connect": "no connection could be made",
+    "Interrupted": "the connection broke in the middle of the reply",
+    "Decode": "the reply makes no sense",
+}
+# Not one request for ever: the time allowed between two arrivals of bytes decides.
+_WHOLE_REQUEST: Final = timedelta(days=1)
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What an error of obstore says about a request.
+
+    Parameters
+    ----------
+    status : int or None
+        HTTP status of the reply; None when there was none, or not a whole one.
+    code : str
+        The service's code, or the status where it gave none; empty without a reply.
+    text : str
+        What happened, in words that hold no secrets.
+    """
+
+    status: int | None
+    code: str
+    text: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """Read the text of an error; obstore keeps what happened nowhere else."""
+        text = str(error)
+        status = _STATUS.search(text)
+        if status is not None:
+            code, message = _CODE.search(text), _MESSAGE.search(text)
+            return cls(
+                status=int(status[1]),
+                code=code[1] if code else status[1],
+                text=message[1] if message else "",
+            )
+        if isinstance(error, FileNotFoundError):
+            return cls(status=404, code="404", text="")
+        kind = _KIND.search(text)
+        return cls(status=None, code="", text=_KINDS[kind[1]] if kind else "the connection broke")
+
+
+Explain: TypeAlias = Callable[[str, str, Failure], StorageError]
+"""Makes our error of what was tried, the key, and how it failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stores:
+    """The stores of one place, which share nothing but what they were made of.
+
+    Parameters
+    ----------
+    reader, writer : obstore store
+        With retries of its own, and the headers for reading and for writing.
+    once : obstore store
+        As ``writer``, but every request is made once: whether a conditional write is repeated is
+        decided by what its reply, or the lack of one, leaves open.
+    """
+
+    reader: Any
+    writer: Any
+    once: Any
+
+
+def make_stores(
+    make: Callable[[dict[str, Any], dict[str, Any]], Any],
+    settings: StorageSettings,
+    *,
+    connect_seconds: float,
+    read_seconds: float | None,
+    allow_http: bool,
+    read_headers: Mapping[str, str],
+    write_headers: Mapping[str, str],
+) -> Stores:
+    """Return the stores of a place.
+
+    Parameters
+    ----------
+    make : callable
+        Makes one, given its client options and its retry configuration.
+    settings : StorageSettings
+        In force.
+    connect_seconds, read_seconds : float
+        How long to wait for a connection and for the next bytes; None for ever.
+    allow_http : bool
+        Whether servers without TLS will do.
+    read_headers, write_headers : mapping
+        Sent along, unsigned.
+    """
+    retries = settings.retries
+    assert retries is not None
+    options: dict[str, Any] = {
+        "connect_timeout": timedelta(seconds=connect_seconds),
+        "timeout": _WHOLE_REQUEST,
+        "allow_http": allow_http,
+    }
+    if read_seconds is not None:
+        options["read_timeout"] = timedelta(seconds=read_seconds)
+    backoff = {
+        "init_backoff": timedelta(milliseconds=max(retries.initial_backoff_ms or 0, 1)),
+        "max_backoff": timedelta(milliseconds=max(retries.max_backoff_ms or 0, 1)),
+    }
+    patient = {"max_retries": (retries.max_tries or 1) - 1, "backoff": backoff}
+    once = {"max_retries": 0, "backoff": backoff}
+
+    def store(headers: Mapping[str, str], retry: dict[str, Any]) -> Any:
+        more = {"default_headers": dict(headers)} if headers else {}
+        return make(options | more, retry)
+
+    return Stores(
+        reader=store(read_headers, patient),
+        writer=store(write_headers, patient),
+        once=store(write_headers, once),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObstoreRequests(ObjectRequests):
+    """What can be asked of a place through obstore.
+
+    Parameters
+    ----------
+    stores : Stores
+        For the place's bucket, without a prefix of their own.
+    place : str
+        For messages.
+    explain : callable
+        Makes our errors.
+    version_field : {"e_tag", "version"}
+        What of an object its conditional update compares.
+    """
+
+    stores: Stores
+    place: str
+    explain: Explain
+    version_field: Literal["e_tag", "version"] = "e_tag"
+
+    def _path(self, key: str) -> str:
+        """Return a key as obstore has to be told it, or refuse one that it would change."""
+        path = self.root + key
+        if not is_ordinary_key(key) and (
+            _CONTROL.search(path) or any(part in {"", ".", ".."} for part in path.split("/"))
+        ):
+            raise UnspeakableError(path)
+        return path
+
+    def _fail(self, verb: str, key: str, error: BaseException) -> NoReturn:
+        raise self.explain(verb, self.root + key, Failure.of(error)) from error
+
+    def _version(self, meta: Mapping[str, Any]) -> Version:
+        return version_of(meta.get(self.version_field))
+
+    # ---------------------------------------------------------------- reading
+
+    async def download(
+        self, key: str, byte_range: ByteRange | None, condition: ReadCondition | None
+    ) -> tuple[bytes, Version]:
+        """Return an object or one range of it, in one request, and its version."""
+        path = self._path(key)
+        options: GetOptions = {}
+        if byte_range is not None:
+            options["range"] = (byte_range.start, byte_range.stop)
+        backoff = self._backoff()
+        delays = backoff.delays()
+        while True:
+            try:
+                reply = await obstore.get_async(self.stores.reader, path, options=options)
+            except ERRORS as error:
+                self._fail("read", key, error)
+            meta: Mapping[str, Any] = reply.meta
+            if condition is not None:
+                modified_us = microseconds(meta["last_modified"])
+                tag = meta.get("e_tag")
+                condition.check(key, self.place, etag=tag, last_modified_us=modified_us)
+            try:
+                data = bytes(await reply.bytes_async())
+                break
+            except ERRORS as error:  # in the middle: obstore repeats only up to the headers
+                delay = next(delays, None)
+                if delay is None:
+                    self._fail("read", key, error)
+            await backoff.sleep(delay)
+        if byte_range is not None and len(data) != byte_range.stop - byte_range.start:
+            raise range_beyond_end(key, self.place, byte_range, meta["size"])
+        return data, self._version(meta)
+
+    async def head(self, key: str) -> Head:
+        """Return what the store says about an object."""
+        try:
+            reply = await obstore.get_async(
+                self.stores.reader, self._path(key), options={"head": True}
+            )
+        except ERRORS as error:
+            self._fail("read", key, error)
+        meta: Mapping[str, Any] = reply.meta
+        return Head(
+            size_bytes=meta["size"],
+            last_modified_us=microseconds(meta["last_modified"]),
+            version=self._version(meta),
+            write_id=reply.attributes.get(WRITE_ID),
+        )
+
+    async def list_page(self, prefix: str, token: str | None, most: int) -> Page:
+        """Return one page of a listing."""
+        # obstore lists folders only; after the part of the prefix that names no folder, it can at
+        # least begin late.
+        wanted = self.root + prefix
+        folder, _, start = wanted.rpartition("/")
+        if not folder:  # a key that begins with a slash would be told without it
+            raise UnspeakableError(prefix)
+        offset = wanted[:-1] if len(start) > 1 else None
+        if token is not None:
+            offset = token.removeprefix(AFTER)
+        listing = obstore.list(
+            self.stores.reader, prefix=folder or None, offset=offset, chunk_size=most
+        )
+        try:
+            found: Sequence[Mapping[str, Any]] = await anext(listing, [])
+        except obstore.exceptions.InvalidPathError as error:
+            raise UnspeakableError(prefix) from error
+        except ERRORS as error:
+            self._fail("list", prefix, error)
+        if any(line["size"] == 0 for line in found):
+            # Perhaps made to show a folder, with a slash at the end that obstore leaves out.
+            raise UnspeakableError(prefix)
+        infos = (
+            listed_info(self.root, line["path"], line["size"], line["last_modified"])
+            for line in found
+            if line["path"].startswith(wanted)
+        )
+        return Page(
+            infos=tuple(info for info in infos if info is not None),
+            token=AFTER + found[-1]["path"] if len(found) == most else None,
+        )
+
+    # ---------------------------------------------------------------- writing
+
+    async def upload(
+        self,
+        key: str,
+        data: bytes | memoryview,
+        metadata: Mapping[str, str] | None,
+        content_type: str | None,
+    ) -> None:
+        """Write an object whole, in parts if it is large."""
+        body = bytes(data)
+        try:
+            await obstore.put_async(
+                self.stores.writer,
+                self._path(key),
+                body,
+                attributes=self._attributes(key, metadata, content_type),
+                use_multipart=self._goes_in_parts(len(body)),
+                chunk_size=self._part_bytes(len(body)),
+                max_concurrency=self._concurrency()[0],
+            )
+        except ERRORS as error:
+            self._fail("write", key, error)
+
+    async def attempt(
+        self,
+        key: str,
+        body: bytes,
+        expected: Version | None,
+        metadata: Mapping[str, str],
+        content_type: str | None,
+    ) -> Version:
+        """Make one conditional write."""
+        mode: Any = "overwrite"
+        if self._is_conditional(expected):
+            mode = "create" if expected is None else {self.version_field: expected}
+        try:
+            reply: Mapping[str, Any] = await obstore.put_async(
+                self.stores.once,
+                self._path(key),
+                body,
+                attributes=self._attributes(key, metadata, content_type),
+                use_multipart=False,
+                mode=mode,
+            )
+        except ERRORS as error:
+            raise self._judged(key, expected, error) from error
+        return self._version(reply)
+
+    def _judged(self, key: str, expected: Version | None, error: BaseException) -> Exception:
+        """Return what a failed conditional write means."""
+        failure = Failure.of(error)
+        cause = self.explain("write", self.root + key, failure)
+        if failure.status is None or (failure.status >= 500 and cause.kind != ErrorKind.THROTTLED):
+            return AmbiguousError(cause)
+        lost = expected is not None and cause.kind == ErrorKind.OBJECT_NOT_FOUND
+        if lost or cause.kind == ErrorKind.THROTTLED or failure.status in {409, 412}:
+            return AmbiguousError(cause, refused=True)
+        return AmbiguousError(cause) if failure.status == 408 else cause
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects, in one request where the service can."""
+        paths = [self._path(key) for key in keys]
+        try:
+            await obstore.delete_async(self.stores.writer, paths)
+        except ERRORS as error:
+            self._fail("delete", keys[0], error)
+
+    def _attributes(
+        self, key: str, metadata: Mapping[str, str] | None, content_type: str | None
+    ) -> dict[str, str]:
+        found = dict(metadata) if metadata and self.settings.unsafe_use_metadata else {}
+        if content_type is not None:
+            found["Content-Type"] = content_type
+        storage_class = self._storage_class(key)
+        if storage_class is not None:
+            found["Storage-Class"] = storage_class
+        return found
