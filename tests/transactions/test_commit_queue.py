@@ -116,14 +116,14 @@ def test_a_solver_decides_in_the_order_of_handing_in(
 def test_metadata_first_and_chunks_of_the_same_array_after_it_conflict_as_in_two_commits(
     repo: ic.Repository,
 ) -> None:
-    def attributes() -> ic.ForkSession:
+    def attributes(units: str) -> ic.ForkSession:
         fork = repo.writable_session("main").fork()
-        zarr.open_array(fork.store, path="a", mode="r+").attrs["units"] = "K"
+        zarr.open_array(fork.store, path="a", mode="r+").attrs["units"] = units
         return fork
 
-    answers, _ = together(repo, [attributes(), written(repo, 0, 1)])
+    answers, _ = together(repo, [attributes("K"), written(repo, 0, 1)])
     assert isinstance(answers[1].exception(), ic.RebaseFailedError)
-    answers, report = together(repo, [written(repo, 0, 1), attributes()])
+    answers, report = together(repo, [written(repo, 0, 1), attributes("C")])
     assert report.groups == 1
     assert answers[0].result() == answers[1].result()
 
@@ -296,7 +296,6 @@ def test_a_committer_that_fails_at_any_write_and_a_retry_commit_once(
             again = queue.hand_in(hand_in).result(30)
         assert lost or answer.result() == again
         survived += not lost
-        assert len(faulty.writes) >= 5
     ids = [i for s in commits(repo) for i in hand_in_ids(s.metadata)]
     assert sorted(ids) == [f"unit-{step}" for step in range(8)]
     assert values(repo)[:8] == list(range(1, 9))
