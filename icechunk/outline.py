@@ -16,7 +16,7 @@ import numpy as np
 from icechunk.format.snapshot import NodeKind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from icechunk.format.snapshot import NodeSnapshot, NodeTable
 
@@ -71,6 +71,19 @@ def node_data(node: NodeSnapshot) -> dict[str, Any]:
         "size_bytes": None if item_bytes is None else math.prod(shape) * item_bytes,
         "attributes": attributes,
     }
+
+
+def attributes_of(node: NodeSnapshot) -> dict[str, Any]:
+    """Return the attributes of a group or array; a NaN in them is a float."""
+    attributes: dict[str, Any] = json.loads(node.user_data).get("attributes", {})
+    return attributes
+
+
+def kept_data(data: dict[str, Any], paths: Collection[str]) -> dict[str, Any]:
+    """Return a tree of `tree_data` with only some nodes in it, and the groups above those."""
+    children = [kept_data(child, paths) for child in data.get("children", ())]
+    kept = [child for child in children if child["path"] in paths or child.get("children")]
+    return {**data, "children": kept} if "children" in data else data
 
 
 def _type_text(data_type: Any) -> str:

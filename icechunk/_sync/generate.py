@@ -5,6 +5,10 @@ with that base: for every method ``x_async`` (instance, class or static method, 
 iterator) one blocking ``x`` with the same parameters, annotations and docstring. A method ``x``
 that the class has by hand is left out; names that do not end in ``_async`` are left alone.
 
+In the lake, whose document has two classes of each kind, ``X`` stands beside ``AsyncX``: for every
+public coroutine and property of ``AsyncX`` that ``X`` has not by hand, ``XTwins`` gets a blocking
+method or a property of the same name that asks ``self._async``.
+
 ``python -m icechunk._sync.generate`` writes the files, ``--check`` compares them. Where the package
 cannot be imported because a twin is missing, run the file itself: it needs the standard library
 only.
@@ -23,6 +27,7 @@ from typing import Final, TypeAlias
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
 _WIDTH: Final = 100
 _SUFFIX: Final = "_async"
+_PAIRED: Final = "_async"  # attribute of a blocking class that holds its asynchronous other
 _ITERATORS: Final = {"AsyncIterator", "AsyncGenerator"}
 _Method: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -50,11 +55,13 @@ def planned_files(package: Path = _PACKAGE) -> dict[Path, str]:
         A method is decorated in an unknown way, or lacks a docstring or an annotation.
     """
     files = {}
-    for source in sorted(package.glob("*.py")):
+    for source in sorted([*package.glob("*.py"), *package.glob("lake/*.py")]):
         tree = ast.parse(source.read_text(encoding="utf-8"))
         twinned = [node for node in tree.body if isinstance(node, ast.ClassDef) and _wants(node)]
         if twinned:
-            files[package / "_sync" / source.name] = _module(source.stem, tree, twinned)
+            parts = source.relative_to(package).with_suffix("").parts
+            target = package / "_sync" / f"{'_'.join(parts)}.py"
+            files[target] = _module(".".join(parts), tree, twinned)
     return files
 
 
@@ -63,9 +70,12 @@ def _wants(node: ast.ClassDef) -> bool:
 
 
 def _module(name: str, tree: ast.Module, classes: list[ast.ClassDef]) -> str:
-    methods = {node.name: _twinned_methods(node) for node in classes}
+    others = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    methods = {
+        node.name: _twinned_methods(node, others.get(f"Async{node.name}")) for node in classes
+    }
     everything = [method for found in methods.values() for method in found]
-    bridges = sorted({_bridge(method) for method in everything})
+    bridges = sorted({_bridge(method) for method in everything if not _is_property(method)})
     body = "\n\n".join(_class(name, owner, found) for owner, found in methods.items())
     defaults = {n for method in everything for n in _default_names(method)}
     annotations = {n for method in everything for n in _annotation_names(method)}
@@ -83,9 +93,18 @@ def _module(name: str, tree: ast.Module, classes: list[ast.ClassDef]) -> str:
     )
 
 
-def _twinned_methods(node: ast.ClassDef) -> list[_Method]:
+def _twinned_methods(node: ast.ClassDef, pair: ast.ClassDef | None) -> list[_Method]:
     methods = [m for m in node.body if isinstance(m, ast.FunctionDef | ast.AsyncFunctionDef)]
     by_hand = {m.name for m in methods}
+    if pair is not None:
+        return [
+            m
+            for m in pair.body
+            if isinstance(m, ast.FunctionDef | ast.AsyncFunctionDef)
+            and (isinstance(m, ast.AsyncFunctionDef) or _is_property(m))
+            and not m.name.startswith("_")
+            and m.name not in by_hand
+        ]
     return [
         m
         for m in methods
@@ -93,6 +112,12 @@ def _twinned_methods(node: ast.ClassDef) -> list[_Method]:
         and not m.name.startswith("_")
         and m.name.removesuffix(_SUFFIX) not in by_hand
     ]
+
+
+def _is_property(node: ast.stmt) -> bool:
+    return isinstance(node, ast.FunctionDef) and [
+        ast.unparse(decorator) for decorator in node.decorator_list
+    ] == ["property"]
 
 
 def _class(module: str, name: str, methods: list[_Method]) -> str:
@@ -123,6 +148,9 @@ def _returned(method: _Method) -> str:
 
 
 def _twin(method: _Method) -> str:
+    if _is_property(method):
+        head = f"    @property\n{_signature(method.name, ['self'], _returned(method))}"
+        return f"{head}{_docstring(method)}        return self.{_PAIRED}.{method.name}\n"
     decorators = [ast.unparse(d) for d in method.decorator_list]
     if decorators not in ([], ["classmethod"], ["staticmethod"]):
         raise CannotTwinError(f"{method.name} is decorated with {', '.join(decorators)}")
@@ -132,7 +160,8 @@ def _twin(method: _Method) -> str:
     parameters, arguments = _parameters(method, skip_first=decorators != ["staticmethod"])
     name = method.name.removesuffix(_SUFFIX)
     signature = _signature(name, [receiver, *parameters], _returned(method))
-    call = _call(f"return {_bridge(method)}({receiver}.{method.name}", arguments)
+    called = receiver if method.name.endswith(_SUFFIX) else f"{receiver}.{_PAIRED}"
+    call = _call(f"return {_bridge(method)}({called}.{method.name}", arguments)
     head = "    @classmethod\n" if on_class else ""
     return f"{head}{signature}{_docstring(method)}{call}"
 

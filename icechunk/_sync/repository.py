@@ -32,6 +32,8 @@ class RepositoryTwins:
         spec_version: SpecVersion | int | None = None,
         check_clean_root: bool = True,
         attribution: Attribution | None = None,
+        *,
+        virtual_chunk_credentials: VirtualAccess | None = None,
     ) -> Self:
         """Make a new, empty repository.
 
@@ -50,6 +52,8 @@ class RepositoryTwins:
             Refuse a place where there are other objects.
         attribution : Attribution, optional
             Who makes the requests.
+        virtual_chunk_credentials : mapping of str to credential, optional
+            Earlier name of ``authorize_virtual_chunk_access``.
 
         Returns
         -------
@@ -74,6 +78,7 @@ class RepositoryTwins:
                 spec_version,
                 check_clean_root,
                 attribution,
+                virtual_chunk_credentials=virtual_chunk_credentials,
             )
         )
 
@@ -84,6 +89,8 @@ class RepositoryTwins:
         config: RepositoryConfig | None = None,
         authorize_virtual_chunk_access: VirtualAccess | None = None,
         attribution: Attribution | None = None,
+        *,
+        virtual_chunk_credentials: VirtualAccess | None = None,
     ) -> Self:
         """Open an existing repository.
 
@@ -97,6 +104,8 @@ class RepositoryTwins:
             As for `create`.
         attribution : Attribution, optional
             Who makes the requests.
+        virtual_chunk_credentials : mapping of str to credential, optional
+            Earlier name of ``authorize_virtual_chunk_access``.
 
         Raises
         ------
@@ -105,7 +114,15 @@ class RepositoryTwins:
         FormatError
             What is there is damaged, or of a version this package does not know.
         """
-        return run(cls.open_async(storage, config, authorize_virtual_chunk_access, attribution))
+        return run(
+            cls.open_async(
+                storage,
+                config,
+                authorize_virtual_chunk_access,
+                attribution,
+                virtual_chunk_credentials=virtual_chunk_credentials,
+            )
+        )
 
     @classmethod
     def open_or_create(
@@ -116,6 +133,8 @@ class RepositoryTwins:
         create_version: SpecVersion | int | None = None,
         check_clean_root: bool = True,
         attribution: Attribution | None = None,
+        *,
+        virtual_chunk_credentials: VirtualAccess | None = None,
     ) -> Self:
         """Open the repository at a place, or make one where there is none.
 
@@ -129,6 +148,7 @@ class RepositoryTwins:
                 create_version,
                 check_clean_root,
                 attribution,
+                virtual_chunk_credentials=virtual_chunk_credentials,
             )
         )
 
@@ -187,6 +207,7 @@ class RepositoryTwins:
         tag: str | None = None,
         snapshot_id: str | None = None,
         as_of: datetime | None = None,
+        snapshot: str | None = None,
     ) -> Session:
         """Open a version to read.
 
@@ -196,6 +217,8 @@ class RepositoryTwins:
             Exactly one of them: the tip of a branch, the target of a tag, or a snapshot.
         as_of : datetime, optional
             With a branch: the newest of its snapshots that is not younger than this.
+        snapshot : str, optional
+            Earlier name of ``snapshot_id``.
 
         Raises
         ------
@@ -207,7 +230,9 @@ class RepositoryTwins:
             Kind ``snapshot-not-found``, or ``no-snapshot-at-time``.
         """
         return run(
-            self.readonly_session_async(branch, tag=tag, snapshot_id=snapshot_id, as_of=as_of)
+            self.readonly_session_async(
+                branch, tag=tag, snapshot_id=snapshot_id, as_of=as_of, snapshot=snapshot
+            )
         )
 
     def writable_session(self, branch: str) -> Session:

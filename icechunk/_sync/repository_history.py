@@ -23,6 +23,7 @@ class RepositoryHistoryTwins:
         branch: str | None = None,
         tag: str | None = None,
         snapshot_id: str | None = None,
+        snapshot: str | None = None,
     ) -> SnapshotHistory:
         """Return a version and all before it, newest first.
 
@@ -30,6 +31,8 @@ class RepositoryHistoryTwins:
         ----------
         branch, tag, snapshot_id : str
             Exactly one of them.
+        snapshot : str
+            Earlier name of ``snapshot_id``.
 
         Raises
         ------
@@ -38,7 +41,9 @@ class RepositoryHistoryTwins:
         RefNotFoundError, SnapshotNotFoundError
             There is no such version.
         """
-        return run(self.ancestry_async(branch=branch, tag=tag, snapshot_id=snapshot_id))
+        return run(
+            self.ancestry_async(branch=branch, tag=tag, snapshot_id=snapshot_id, snapshot=snapshot)
+        )
 
     def ancestry_graph(
         self,

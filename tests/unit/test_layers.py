@@ -100,7 +100,7 @@ TOP = 10
 LIBRARIES = {
     "dask": ("icechunk.dask", "icechunk.xarray", "icechunk.cli"),
     "distributed": ("icechunk.dask", "icechunk.cli"),
-    "xarray": ("icechunk.xarray", "icechunk.cli"),
+    "xarray": ("icechunk.xarray", "icechunk.cli", "icechunk.lake.repo"),
     "typer": ("icechunk.cli",),
     "rich": ("icechunk.cli", "icechunk._trees", "icechunk.lake", "icechunk.progress"),
     "s3fs": ("icechunk.storage",),
@@ -150,8 +150,9 @@ def layer_of(module: str) -> int:
     if module == "icechunk":
         return TOP
     parent, _, twin = module.rpartition(".")
-    if parent == "icechunk._sync" and f"icechunk.{twin}" in MODULES:
-        return layer_of(f"icechunk.{twin}")  # a generated base belongs to its class
+    original = f"icechunk.{twin.replace('lake_', 'lake.')}"
+    if parent == "icechunk._sync" and original in MODULES:
+        return layer_of(original)  # a generated base belongs to its class
     prefix = module
     while prefix not in LAYERS:
         prefix, _, _ = prefix.rpartition(".")

@@ -1,0 +1,246 @@
+"""Blocking twins of `icechunk.lake.repo`; written by ``python -m icechunk._sync.generate``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from icechunk._io.loop import run
+from icechunk.lake.record import DEFAULT_EXPIRES_IN, DEFAULT_IS_WRITE_SESSION
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import timedelta
+
+    from rich.tree import Tree
+
+    from icechunk.lake.history import CommitData, Tag
+    from icechunk.lake.names import Author
+    from icechunk.lake.record import SessionInfo
+    from icechunk.lake.sessions import SessionStatus
+    from icechunk.repository import Repository
+
+
+class RepoTwins:
+    """Blocking methods of `icechunk.lake.repo.Repo`."""
+
+    __slots__ = ()
+
+    @property
+    def name(self) -> str:
+        """Name in the lake, ``"org/name"``."""
+        return self._async.name
+
+    @property
+    def author(self) -> Author:
+        """Who commits."""
+        return self._async.author
+
+    @property
+    def repository(self) -> Repository:
+        """The repository below, with everything the lake does not show."""
+        return self._async.repository
+
+    def ping(self) -> None:
+        """Read the repository's refs, to see that it can be reached; raises if not."""
+        return run(self._async.ping())
+
+    def list_active_sessions(self) -> Sequence[SessionInfo]:
+        """Return the sessions that were not committed or abandoned and have not expired.
+
+        Returns
+        -------
+        list of SessionInfo
+            By the time they were opened. One that was checked out and never changed is known
+            to its own process only.
+        """
+        return run(self._async.list_active_sessions())
+
+    def checkout(
+        self,
+        ref: str = "main",
+        session_token: str | None = None,
+        for_writing: bool = DEFAULT_IS_WRITE_SESSION,
+        expires_in: timedelta = DEFAULT_EXPIRES_IN,
+    ) -> str:
+        """Make a session on a version the current one, or join one.
+
+        Parameters
+        ----------
+        ref : str
+            Branch, tag or commit id.
+        session_token : str, optional
+            Id of a session to join instead.
+        for_writing : bool
+            To write.
+        expires_in : timedelta
+            How long the session lives; 24 hours by default, 7 days at most.
+
+        Returns
+        -------
+        str
+            Id of the commit the session is on.
+
+        Raises
+        ------
+        RefNotFoundError, NotFoundError, SessionStateError, InvalidInputError
+            As `create_session` and `join_session`.
+        """
+        return run(self._async.checkout(ref, session_token, for_writing, expires_in))
+
+    def commit(
+        self,
+        message: str,
+        auto_ff: bool = True,
+        checkout_for_writing: bool = DEFAULT_IS_WRITE_SESSION,
+    ) -> str | None:
+        """Commit what everybody did in the current session, and open a new one on the branch.
+
+        Parameters
+        ----------
+        message : str
+            What was done.
+        auto_ff : bool
+            Where the branch moved: go on, unless the same paths were changed there.
+        checkout_for_writing : bool
+            Whether the new session is to write.
+
+        Returns
+        -------
+        str or None
+            Id of the new commit; None when nothing was changed.
+
+        Raises
+        ------
+        SessionStateError
+            Kind ``merge-failed``; two who joined wrote the same chunk: it is named. Kind
+            ``not-on-branch``; the session is on a tag or commit. Kind ``not-allowed``; it ended,
+            or somebody is committing it.
+        RebaseFailedError
+            The same paths were changed on the branch; they are named.
+        ConflictError
+            The branch moved, and ``auto_ff`` is off.
+        """
+        return run(self._async.commit(message, auto_ff, checkout_for_writing))
+
+    def fast_forward(self) -> None:
+        """Move the current session to the latest commit of its branch.
+
+        Raises
+        ------
+        RebaseFailedError
+            The same paths were changed in the session and on the branch; they are named.
+        """
+        return run(self._async.fast_forward())
+
+    def status(self, limit: int = 1000) -> SessionStatus:
+        """Return what the current session changed.
+
+        Parameters
+        ----------
+        limit : int
+            How many modified paths to return; 0 for all.
+        """
+        return run(self._async.status(limit))
+
+    def new_branch(self, branch: str) -> None:
+        """Make a branch at the commit the current session is on, and go on there.
+
+        Raises
+        ------
+        AlreadyExistsError
+            Kind ``branch-already-exists``.
+        """
+        return run(self._async.new_branch(branch))
+
+    def delete_branch(self, branch: str) -> None:
+        """Delete a branch; its commits stay until they are collected.
+
+        Raises
+        ------
+        RefNotFoundError
+            Kind ``ref-not-found``.
+        """
+        return run(self._async.delete_branch(branch))
+
+    def tag(
+        self,
+        tag_name: str,
+        commit_id: str | None = None,
+        *,
+        message: str | None = None,
+    ) -> Tag:
+        """Give a commit a name that never changes.
+
+        Parameters
+        ----------
+        tag_name : str
+            The name.
+        commit_id : str, optional
+            The commit; the one the current session is on when omitted.
+        message : str, optional
+            What it is for; kept in the repository's metadata.
+
+        Raises
+        ------
+        AlreadyExistsError
+            Kind ``tag-already-exists``.
+        SnapshotNotFoundError
+            No such commit.
+        """
+        return run(self._async.tag(tag_name, commit_id, message=message))
+
+    def delete_tag(self, tag_name: str) -> None:
+        """Delete a tag; its name can never be used again.
+
+        Raises
+        ------
+        RefNotFoundError
+            Kind ``ref-not-found``.
+        """
+        return run(self._async.delete_tag(tag_name))
+
+    def commit_data(self, refresh: bool = False) -> CommitData:
+        """Return the current session's history, and where branches and tags point.
+
+        Parameters
+        ----------
+        refresh : bool
+            First see what others who joined the session did, and where it was moved to.
+        """
+        return run(self._async.commit_data(refresh))
+
+    def tree(self, prefix: str = "", *, depth: int = 10, filter: str | None = None) -> Tree:
+        """Return groups and arrays as a tree, for a terminal or a notebook.
+
+        Parameters
+        ----------
+        prefix : str
+            Path of the group to start at.
+        depth : int
+            How many levels to show at most.
+        filter : str, optional
+            Show only nodes whose attributes pass a JMESPath expression, and the groups above them.
+
+        Raises
+        ------
+        InvalidInputError
+            Kind ``not-allowed``; not a JMESPath expression.
+        NodeNotFoundError
+            Kind ``node-not-found``; nothing at the prefix.
+        """
+        return run(self._async.tree(prefix, depth=depth, filter=filter))
+
+    def filter_metadata(self, filter: str) -> list[str]:
+        """Return the paths of groups and arrays whose attributes pass a JMESPath expression.
+
+        Parameters
+        ----------
+        filter : str
+            The expression. A NaN is the text "NaN"; two missing keys are equal.
+
+        Raises
+        ------
+        InvalidInputError
+            Kind ``not-allowed``; not a JMESPath expression.
+        """
+        return run(self._async.filter_metadata(filter))
