@@ -5,6 +5,8 @@ makes the next; `Session.store` is the zarr store over it. `icechunk.xarray.to_i
 datasets, on a dask cluster if there is one.
 """
 
+from icechunk._earlier.repository import ConflictErrorData, RebaseFailedData, SnapshotMetadata
+from icechunk._earlier.storage import StorageConfig
 from icechunk._version import __version__
 from icechunk.checkout import SessionMode
 from icechunk.config import (
@@ -151,6 +153,7 @@ __all__ = [
     "Conflict",
     "ConflictDetector",
     "ConflictError",
+    "ConflictErrorData",
     "ConflictSolver",
     "ConflictType",
     "Credentials",
@@ -179,6 +182,7 @@ __all__ = [
     "NotFoundError",
     "ObjectStoreConfig",
     "ReadOnlyError",
+    "RebaseFailedData",
     "RebaseFailedError",
     "RefNotFoundError",
     "RepoAvailability",
@@ -194,10 +198,12 @@ __all__ = [
     "SessionStateError",
     "SnapshotHistory",
     "SnapshotInfo",
+    "SnapshotMetadata",
     "SnapshotNotFoundError",
     "SpecVersion",
     "Storage",
     "StorageConcurrencySettings",
+    "StorageConfig",
     "StorageError",
     "StorageRetriesSettings",
     "StorageSettings",

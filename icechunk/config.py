@@ -15,6 +15,12 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from icechunk._earlier.options import (
+    EarlierCachingConfig,
+    EarlierRepositoryConfig,
+    containers_by_prefix,
+)
+from icechunk._earlier.spelling import takes_earlier
 from icechunk._settings import Settings, checked, instance, unsigned
 from icechunk.logs import initialize_logs, set_logs_filter, shutdown_telemetry
 from icechunk.manifest_conditions import ManifestSplitCondition, ManifestSplitDimCondition
@@ -85,8 +91,9 @@ logger = logging.getLogger(__name__)
 _Frozen = TypeVar("_Frozen")
 
 
+@takes_earlier(**EarlierCachingConfig.earlier_parameters)
 @dataclass(slots=True, repr=False)
-class CachingConfig(Settings):
+class CachingConfig(Settings, EarlierCachingConfig):
     """How much of decoded objects is kept in memory.
 
     Parameters
@@ -156,7 +163,7 @@ def _checked_containers(value: Any) -> dict[str, VirtualChunkContainer]:
 
 
 @dataclass(slots=True, repr=False, init=False)
-class RepositoryConfig(Settings):
+class RepositoryConfig(Settings, EarlierRepositoryConfig):
     """Configuration of a repository; every option may be None.
 
     Parameters
@@ -254,6 +261,10 @@ class RepositoryConfig(Settings):
     def virtual_chunk_containers(self) -> dict[str, VirtualChunkContainer] | None:
         """Return a copy of the containers by url prefix; None when not set."""
         return None if self._containers is None else dict(self._containers)
+
+    @virtual_chunk_containers.setter
+    def virtual_chunk_containers(self, value: dict[str, VirtualChunkContainer]) -> None:
+        self._containers = containers_by_prefix(value)
 
     def set_virtual_chunk_container(self, cont: VirtualChunkContainer) -> None:
         """Add a container, in place of any with the same url prefix or the same name.

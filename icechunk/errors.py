@@ -10,6 +10,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from icechunk._earlier.values import EarlierRebaseFailedError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -195,7 +197,7 @@ class ConflictError(IcechunkError):
         )
 
 
-class RebaseFailedError(ConflictError):
+class RebaseFailedError(EarlierRebaseFailedError, ConflictError):
     """A rebase met conflicts its solver does not resolve.
 
     Parameters

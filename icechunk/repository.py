@@ -8,6 +8,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from icechunk._earlier.repository import EarlierRepository, access_to_containers
+from icechunk._earlier.spelling import either
 from icechunk._sync.repository import RepositoryTwins
 from icechunk.assets.preload import start_preload
 from icechunk.assets.ref_stores import create_refs, version_at
@@ -38,7 +40,7 @@ from icechunk.transaction import ENGINE_METADATA_KEY
 from icechunk.types import Attribution, SpecVersion
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
     from icechunk.assets.ref_store import RefStore
@@ -59,10 +61,19 @@ class Repository(
     RepositoryRewrites,
     RepositorySettings,
     RepositoryUpkeep,
+    EarlierRepository,
 ):
     """A versioned collection of Zarr groups and arrays.
 
-    Made by `create`, `open` or `open_or_create`, not by calling the class.
+    Made by `create`, `open` or `open_or_create`; ``Repository(storage, mode=...)`` calls the one
+    that the mode names.
+
+    Parameters
+    ----------
+    repository : Storage or RepositoryState
+        Where it is; or, for the package's own use, what it is made of.
+    mode : {"open", "create", "open_or_create"}
+        What to do at the storage.
 
     Notes
     -----
@@ -70,8 +81,15 @@ class Repository(
     and pickles. Methods ending in ``_async`` are the coroutines of the blocking ones.
     """
 
-    def __init__(self, repository: RepositoryState) -> None:
-        self._state = repository
+    def __init__(self, repository: RepositoryState | Storage, *, mode: str = "open") -> None:
+        if isinstance(repository, RepositoryState):
+            self._state = repository
+            return
+        makers: dict[str, Callable[[Storage], Repository]]
+        makers = {"open": self.open, "create": self.create, "open_or_create": self.open_or_create}
+        if mode not in makers:
+            raise ValueError(f"mode must be one of {', '.join(makers)}, got {mode!r}")
+        self._state = makers[mode](repository).state
 
     # -- create and open ----------------------------------------------------------------------
 
@@ -84,6 +102,8 @@ class Repository(
         spec_version: SpecVersion | int | None = None,
         check_clean_root: bool = True,
         attribution: Attribution | None = None,
+        *,
+        virtual_chunk_credentials: VirtualAccess | None = None,
     ) -> Self:
         """Make a new, empty repository.
 
@@ -102,6 +122,8 @@ class Repository(
             Refuse a place where there are other objects.
         attribution : Attribution, optional
             Who makes the requests.
+        virtual_chunk_credentials : mapping of str to credential, optional
+            Earlier name of ``authorize_virtual_chunk_access``.
 
         Returns
         -------
@@ -120,7 +142,10 @@ class Repository(
         """
         version = _checked_version(spec_version)
         given = config or RepositoryConfig.default()
-        state = RepositoryState.of(storage, given, authorize_virtual_chunk_access, version)
+        access = access_to_containers(
+            given, authorize_virtual_chunk_access, virtual_chunk_credentials
+        )
+        state = RepositoryState.of(storage, given, access, version)
         state.attribution = attribution or Attribution()
         if check_clean_root and not await storage.is_clean():
             raise InvalidInputError(
@@ -141,6 +166,8 @@ class Repository(
         config: RepositoryConfig | None = None,
         authorize_virtual_chunk_access: VirtualAccess | None = None,
         attribution: Attribution | None = None,
+        *,
+        virtual_chunk_credentials: VirtualAccess | None = None,
     ) -> Self:
         """Open an existing repository.
 
@@ -154,6 +181,8 @@ class Repository(
             As for `create_async`.
         attribution : Attribution, optional
             Who makes the requests.
+        virtual_chunk_credentials : mapping of str to credential, optional
+            Earlier name of ``authorize_virtual_chunk_access``.
 
         Raises
         ------
@@ -167,7 +196,10 @@ class Repository(
         stored = from_persisted(found.config) if found.config else RepositoryConfig.default()
         effective = stored if config is None else stored.merge(config)
         version = refs.assets.spec_version
-        state = RepositoryState.of(storage, effective, authorize_virtual_chunk_access, version)
+        access = access_to_containers(
+            effective, authorize_virtual_chunk_access, virtual_chunk_credentials
+        )
+        state = RepositoryState.of(storage, effective, access, version)
         state.config_version = found.version
         state.attribution = attribution or Attribution()
         return cls(state)
@@ -181,6 +213,8 @@ class Repository(
         create_version: SpecVersion | int | None = None,
         check_clean_root: bool = True,
         attribution: Attribution | None = None,
+        *,
+        virtual_chunk_credentials: VirtualAccess | None = None,
     ) -> Self:
         """Open the repository at a place, or make one where there is none.
 
@@ -195,12 +229,19 @@ class Repository(
                     create_version,
                     check_clean_root,
                     attribution,
+                    virtual_chunk_credentials=virtual_chunk_credentials,
                 )
             except (ConflictError, InvalidInputError):
                 # Somebody else may have created it between the two steps.
                 if not await cls.exists_async(storage):
                     raise
-        return await cls.open_async(storage, config, authorize_virtual_chunk_access, attribution)
+        return await cls.open_async(
+            storage,
+            config,
+            authorize_virtual_chunk_access,
+            attribution,
+            virtual_chunk_credentials=virtual_chunk_credentials,
+        )
 
     @staticmethod
     async def exists_async(
@@ -331,6 +372,7 @@ class Repository(
         tag: str | None = None,
         snapshot_id: str | None = None,
         as_of: datetime | None = None,
+        snapshot: str | None = None,
     ) -> Session:
         """Open a version to read.
 
@@ -340,6 +382,8 @@ class Repository(
             Exactly one of them: the tip of a branch, the target of a tag, or a snapshot.
         as_of : datetime, optional
             With a branch: the newest of its snapshots that is not younger than this.
+        snapshot : str, optional
+            Earlier name of ``snapshot_id``.
 
         Raises
         ------
@@ -352,6 +396,7 @@ class Repository(
         """
         if as_of is not None and branch is None:
             raise ValueError("as_of needs a branch")
+        snapshot_id = either(snapshot_id, snapshot, "snapshot_id and snapshot")
         refs = await self._state.refs()
         at = await resolve_version(refs, branch=branch, tag=tag, snapshot_id=snapshot_id)
         if as_of is not None:

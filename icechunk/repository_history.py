@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from icechunk._earlier.spelling import either
 from icechunk._sync.repository_history import RepositoryHistoryTwins
 from icechunk.ancestry_graph import PALETTE, AncestryGraph, graph_of, lane_order
 from icechunk.core.diff import Diff, diff_of
@@ -35,6 +36,7 @@ class RepositoryHistory(RepositoryHistoryTwins):
         branch: str | None = None,
         tag: str | None = None,
         snapshot_id: str | None = None,
+        snapshot: str | None = None,
     ) -> SnapshotHistory:
         """Return a version and all before it, newest first.
 
@@ -42,6 +44,8 @@ class RepositoryHistory(RepositoryHistoryTwins):
         ----------
         branch, tag, snapshot_id : str
             Exactly one of them.
+        snapshot : str
+            Earlier name of ``snapshot_id``.
 
         Raises
         ------
@@ -50,6 +54,7 @@ class RepositoryHistory(RepositoryHistoryTwins):
         RefNotFoundError, SnapshotNotFoundError
             There is no such version.
         """
+        snapshot_id = either(snapshot_id, snapshot, "snapshot_id and snapshot")
         refs = await self._state.refs()
         at = await resolve_version(refs, branch=branch, tag=tag, snapshot_id=snapshot_id)
         found = await refs.ancestry(at)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from icechunk._earlier.repository import access_to_containers
 from icechunk.assets.manager import AssetManager
 from icechunk.assets.ref_stores import read_refs, version_at
 from icechunk.assets.virtual import VirtualReader
@@ -61,9 +62,10 @@ class RepositoryState:
     ) -> RepositoryState:
         """Put together a repository at a storage."""
         resolved = config.resolved(storage.default_settings())
+        access = access_to_containers(config, authorized)
         place = storage.with_settings(resolved.storage)
         assets = AssetManager(place, resolved, spec_version)
-        return cls(assets, VirtualReader(resolved, authorized or {}), config)
+        return cls(assets, VirtualReader(resolved, access), config)
 
     async def refs(self) -> RefStore:
         """Read branches, tags and the snapshot graph."""

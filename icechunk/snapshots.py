@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
 from icechunk._display import Displayed, Plain, Shown
+from icechunk._earlier.values import EarlierSnapshotInfo
 from icechunk.ancestry_graph import AncestryGraph
 from icechunk.core.diff import Diff
 from icechunk.format.repo_info import SnapshotRecord
@@ -34,7 +35,7 @@ _Item_co = TypeVar("_Item_co", covariant=True)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class SnapshotInfo:
+class SnapshotInfo(EarlierSnapshotInfo):
     """One committed version.
 
     What it says is decoded when it is asked for, so a long history costs little until somebody
@@ -71,11 +72,6 @@ class SnapshotInfo:
     def message(self) -> str:
         """Commit message."""
         return self._record.message
-
-    @property
-    def commit_message(self) -> str:
-        """Commit message; earlier name of ``message``."""
-        return self.message
 
     @property
     def metadata(self) -> dict[str, Any]:

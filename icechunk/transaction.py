@@ -26,7 +26,13 @@ from icechunk.core.commit import (
     united_log,
 )
 from icechunk.core.conflict_report import rebase_failure
-from icechunk.core.conflicts import Comparison, ConflictDetector, ConflictSolver, solve
+from icechunk.core.conflicts import (
+    Comparison,
+    ConflictDetector,
+    ConflictSolver,
+    VersionSelection,
+    solve,
+)
 from icechunk.core.history import moved
 from icechunk.core.manifest_tiers import SMALL_MANIFEST
 from icechunk.core.manifests import ManifestPlan, plan_manifests, split_of, split_table
@@ -436,8 +442,14 @@ async def replay_changes(
     records = await _commits_between(refs, reached, tip)
     logs = await gather_limited(_CONCURRENT_READS, [_logs_of(assets, record) for record in records])
     for record, record_logs in zip(records, logs, strict=True):
-        # The rules look into their nodes only for nodes that we created, deleted or moved.
-        looks = bool(changes.new_nodes or changes.deleted or changes.moves)
+        # The rules look into their nodes only for nodes that we created, deleted or moved, and
+        # where attributes may be told from other metadata.
+        looks = bool(
+            changes.new_nodes
+            or changes.deleted
+            or changes.moves
+            or (changes.updated and solver.attributes_kept is not VersionSelection.Fail)
+        )
         theirs = (await assets.snapshot(record.id)).nodes if looks else base
         for log in record_logs:
             changes, conflicts = solve(Comparison(log, theirs, changes, base), solver)

@@ -9,6 +9,7 @@ from enum import EnumType, IntEnum
 from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypeAlias
 
 from icechunk._display import Displayed, Plain, Shown, shown_time
+from icechunk._earlier.spelling import with_other_spellings
 from icechunk.errors import ErrorKind, InvalidInputError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class _NamedEnum(IntEnum, metaclass=_NamedEnumType):
     __str__ = __repr__
 
 
+@with_other_spellings()
 class ChunkType(_NamedEnum):
     """Where the bytes of a chunk are."""
 
@@ -55,6 +57,7 @@ class ChunkType(_NamedEnum):
     """In the manifest itself."""
 
 
+@with_other_spellings()
 class SpecVersion(_NamedEnum):
     """Version of the on-disk format."""
 
@@ -85,6 +88,7 @@ def spec_version() -> SpecVersion:
     return SpecVersion.current()
 
 
+@with_other_spellings()
 class RepoAvailability(_NamedEnum):
     """Whether a repository takes writes."""
 
@@ -92,6 +96,7 @@ class RepoAvailability(_NamedEnum):
     read_only = 1
 
 
+@with_other_spellings()
 class CompressionAlgorithm(_NamedEnum):
     """How metadata files are compressed."""
 
@@ -103,6 +108,7 @@ class CompressionAlgorithm(_NamedEnum):
         return cls.Zstd
 
 
+@with_other_spellings()
 class ChecksumAlgorithm(_NamedEnum):
     """Checksum sent with uploads to S3."""
 

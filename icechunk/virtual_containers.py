@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from icechunk._cases import require_text
 from icechunk._display import Displayed, Shown, shown_time
+from icechunk._earlier.spelling import name_first
 from icechunk._settings import Settings, required, text
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.object_store_config import ObjectStoreConfig
@@ -29,6 +30,7 @@ NAMED_SCHEME: Final = "vcc://"
 """Start of a location that names its container: ``vcc://NAME/REST``."""
 
 
+@name_first
 @dataclass(slots=True, repr=False)
 class VirtualChunkContainer(Settings):
     """A place that virtual chunks may be read from.
@@ -36,7 +38,8 @@ class VirtualChunkContainer(Settings):
     Parameters
     ----------
     url_prefix : str
-        Start of the locations it is for: scheme, host and path, with a ``/`` at the end.
+        Start of the locations it is for: scheme, host and path, with a ``/`` at the end. With a
+        name ``s3://`` will do, for all buckets.
     store : ObjectStoreConfig
         How the store is reached.
     name : str or None
@@ -49,6 +52,16 @@ class VirtualChunkContainer(Settings):
     url_prefix: str = text(required=True)
     store: AnyObjectStoreConfig = required(ObjectStoreConfig)
     name: str | None = text()
+
+    def place_of(self, location: str) -> str:
+        """Return the start of a location that is bucket and prefix.
+
+        That is the url prefix, and where it names no bucket (an earlier form) the location's own.
+        """
+        prefix = self.url_prefix
+        if prefix.endswith("://"):
+            return prefix + location[len(prefix) :].partition("/")[0] + "/"
+        return prefix
 
 
 def container_problem(container: VirtualChunkContainer) -> str | None:
@@ -81,8 +94,11 @@ def container_problem(container: VirtualChunkContainer) -> str | None:
             f"which is for {' and '.join(f'{s}://' for s in schemes) or 'no location'}"
         )
     if url.scheme == "file":
-        return None if url.path.strip("/.") else f"url_prefix must include a path, got {prefix!r}"
-    return None if host else f"url_prefix must include a bucket or host, got {prefix!r}"
+        missing = None if url.path.strip("/.") else "path"
+    else:
+        for_all_buckets = name is not None and url.scheme == "s3"
+        missing = None if host or for_all_buckets else "bucket or host"
+    return f"url_prefix must include a {missing}, got {prefix!r}" if missing else None
 
 
 def require_usable(container: VirtualChunkContainer) -> None:

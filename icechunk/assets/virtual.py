@@ -7,6 +7,7 @@ of the repository's configuration matches it and the user authorised that contai
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -92,15 +93,16 @@ class VirtualReader:
         """
         location = self.full_location(ref.location)
         container = self._containers.require(location)
-        storage = self._storage_of(container)
-        key = unquote(location[len(container.url_prefix) :].partition("?")[0].partition("#")[0])
+        place = container.place_of(location)
+        storage = self._storage_of(container, place)
+        key = unquote(location[len(place) :].partition("?")[0].partition("#")[0])
         reading = _read_checked(storage, key, ref, byte_range, location)
         if loop.driving_now() and not storage.immediate:
             # The repository answers at once and this container does not: wait on the I/O thread.
             return loop.run(reading)
         return await reading
 
-    def _storage_of(self, container: VirtualChunkContainer) -> Storage:
+    def _storage_of(self, container: VirtualChunkContainer, place: str) -> Storage:
         prefix = container.url_prefix
         if prefix not in self.authorized:
             raise InvalidInputError(
@@ -110,10 +112,11 @@ class VirtualReader:
                 ErrorKind.UNAUTHORIZED_VIRTUAL_CHUNK_CONTAINER,
             )
         with self._lock:
-            found = self._storages.get(prefix)
+            found = self._storages.get(place)
             if found is None:
                 credential = self.authorized[prefix]
-                found = self._storages[prefix] = storage_for_container(container, credential)
+                there = replace(container, url_prefix=place)
+                found = self._storages[place] = storage_for_container(there, credential)
             return found
 
 

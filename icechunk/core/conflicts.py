@@ -6,12 +6,14 @@ log of somebody else's commit ("theirs") with the session's change set ("ours").
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from icechunk._earlier.spelling import with_other_spellings
 from icechunk.core.moves import path_in_the_way
 from icechunk.format.chunk_table import ChunkTable, sorted_unique
 from icechunk.format.snapshot import NodeKind
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from icechunk.ids import NodeId
 
 
+@with_other_spellings()
 class VersionSelection(IntEnum):
     """Whose version of a chunk both sides changed is kept."""
 
@@ -40,6 +43,10 @@ class VersionSelection(IntEnum):
     __str__ = __repr__
 
 
+@with_other_spellings(
+    UserAttributesDoubleUpdate="ZarrMetadataDoubleUpdate",
+    UserAttributesUpdateOfDeletedNode="ZarrMetadataUpdateOfDeletedArray",
+)
 class ConflictType(IntEnum):
     """What conflicts; the numbers are those of the specification."""
 
@@ -123,6 +130,11 @@ class ConflictSolver:
         """Whether the answer to a chunk both sides wrote is to keep theirs."""
         return False
 
+    @property
+    def attributes_kept(self) -> VersionSelection:
+        """Whose attributes stay where both sides changed nothing but those of a node."""
+        return VersionSelection.Fail
+
 
 @dataclass(frozen=True, slots=True)
 class ConflictDetector(ConflictSolver):
@@ -145,11 +157,15 @@ class BasicConflictSolver(ConflictSolver):
         Fail when the session deleted an array that the other side changed; else it stays deleted.
     fail_on_delete_of_updated_group : bool
         The same for groups.
+    on_user_attributes_conflict : VersionSelection
+        Whose attributes stay where both sides changed the attributes of a node, and nothing else
+        of its metadata.
     """
 
     on_chunk_conflict: VersionSelection = VersionSelection.UseOurs
     fail_on_delete_of_updated_array: bool = False
     fail_on_delete_of_updated_group: bool = False
+    on_user_attributes_conflict: VersionSelection = VersionSelection.Fail
 
     def resolves(self, conflict: Conflict) -> bool:
         """Say whether the options above answer this conflict."""
@@ -167,6 +183,11 @@ class BasicConflictSolver(ConflictSolver):
     def drops_our_chunks(self) -> bool:
         """Whether the answer to a chunk both sides wrote is to keep theirs."""
         return self.on_chunk_conflict == VersionSelection.UseTheirs
+
+    @property
+    def attributes_kept(self) -> VersionSelection:
+        """Whose attributes stay where both sides changed nothing but those of a node."""
+        return self.on_user_attributes_conflict
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -225,12 +246,38 @@ def solve(comparison: Comparison, solver: ConflictSolver) -> tuple[ChangeSet, li
         Empty when all is resolved; else **all** conflicts of the log, and nothing was resolved.
     """
     conflicts = find_conflicts(comparison)
-    if not all(solver.resolves(conflict) for conflict in conflicts):
+    if solver.attributes_kept is VersionSelection.Fail:
+        attributes = {}
+    else:
+        attributes = _attributes_only(comparison)
+    settled = {(ConflictType.ZarrMetadataDoubleUpdate, path) for path in attributes.values()}
+    if not all((c.conflict_type, c.path) in settled or solver.resolves(c) for c in conflicts):
         return comparison.ours, conflicts
+    ours = comparison.ours
     doubles = [c for c in conflicts if c.conflict_type is ConflictType.ChunkDoubleUpdate]
     if doubles and solver.drops_our_chunks:
-        return _without_double_chunks(comparison), []
-    return comparison.ours, []
+        ours = _without_double_chunks(comparison)
+    if attributes and solver.attributes_kept is VersionSelection.UseTheirs:
+        ours = ours.copy()
+        for node_id in attributes:
+            del ours.updated[node_id]
+    return ours, []
+
+
+def _attributes_only(comparison: Comparison) -> dict[NodeId, str]:
+    """Return the nodes, with their paths, whose metadata differs in nothing but attributes."""
+    found = {}
+    for node_id, document in comparison.ours.updated.items():
+        theirs = comparison.theirs.by_id(node_id)
+        if theirs is not None and _but_attributes(document.user_data) == _but_attributes(
+            theirs.user_data
+        ):
+            found[node_id] = comparison.path_of(node_id)
+    return found
+
+
+def _but_attributes(document: bytes) -> dict[str, Any]:
+    return {key: value for key, value in json.loads(document).items() if key != "attributes"}
 
 
 def _without_double_chunks(comparison: Comparison) -> ChangeSet:

@@ -3,9 +3,10 @@
 Importing this module gives `xarray.Dataset` and `xarray.DataArray` a ``to_icechunk`` method.
 """
 
+from icechunk._earlier.writer import XarrayDatasetWriter
 from icechunk.xarray.accessor import register
 from icechunk.xarray.writer import resolve_region, to_icechunk
 
 register()
 
-__all__ = ["resolve_region", "to_icechunk"]
+__all__ = ["XarrayDatasetWriter", "resolve_region", "to_icechunk"]

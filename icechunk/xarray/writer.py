@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from icechunk._earlier.spelling import takes_earlier
 from icechunk.dask.collect import BlockCollector
 from icechunk.dask.planner import as_dataset, plan_write
 from icechunk.dask.reduce import checked_split_every
@@ -60,6 +61,7 @@ def to_icechunk(
 ) -> PendingWrite | None: ...
 
 
+@takes_earlier(dataset="obj", store="session")
 def to_icechunk(
     obj: DataArray | Dataset,
     session: Session | IcechunkStore,

@@ -122,8 +122,6 @@ def test_misspelled_and_reserved_names():
         config.inline_chunk_treshold = 5
     with pytest.raises(AttributeError):
         config.previous_file = "x"
-    with pytest.raises(AttributeError):
-        config.virtual_chunk_containers = {}
     assert config.previous_file is None
 
 
