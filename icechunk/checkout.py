@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, cast
 
+from icechunk._earlier.spelling import with_other_spellings
 from icechunk._io.loop import run_either
 from icechunk.core.changes import ChangeSet
 from icechunk.core.commit import updated_node
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from icechunk.ids import ObjectId
 
 
+@with_other_spellings()
 class SessionMode(IntEnum):
     """What a session may do."""
 
