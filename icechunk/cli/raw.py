@@ -14,7 +14,7 @@ import zarr
 from dask.base import is_dask_collection
 
 from icechunk.cli.exits import CommandError, ExitCode
-from icechunk.dask import store_dask
+from icechunk.dask.store import store_dask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,4 +1,9 @@
-"""Writing dask arrays in parallel: store, plan, and merge helpers."""
+"""Writing dask arrays in parallel: store, plan, ingestion jobs, and merge helpers."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from icechunk.dask.pending import PendingWrite, WriteReceipt
 from icechunk.dask.plan import AlignmentProblem, VariablePlan, WritePlan
@@ -13,9 +18,26 @@ from icechunk.dask.store import store_dask
 from icechunk.distributed import extract_session, merge_sessions
 from icechunk.session import ForkSession
 
+if TYPE_CHECKING:
+    from icechunk.dask.ingest import (
+        CommitEvery,
+        Files,
+        Ingest,
+        JobInfo,
+        JobSummary,
+        list_jobs,
+        remove_job,
+        show_job,
+    )
+
 __all__ = [
     "AlignmentProblem",
+    "CommitEvery",
+    "Files",
     "ForkSession",
+    "Ingest",
+    "JobInfo",
+    "JobSummary",
     "PendingWrite",
     "SimpleGraph",
     "VariablePlan",
@@ -23,9 +45,19 @@ __all__ = [
     "WriteReceipt",
     "computing_meta",
     "extract_session",
+    "list_jobs",
     "merge_sessions",
     "merge_sessions_array_kwargs",
     "plan_write",
+    "remove_job",
     "session_merge_reduction",
+    "show_job",
     "store_dask",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load jobs when they are asked for: they need xarray, which workers mostly do not."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("icechunk.dask.ingest"), name)

@@ -100,13 +100,17 @@ TOP = 10
 LIBRARIES = {
     "dask": ("icechunk.dask", "icechunk.xarray", "icechunk.cli"),
     "distributed": ("icechunk.dask", "icechunk.cli"),
-    "xarray": ("icechunk.xarray", "icechunk.cli", "icechunk.lake.repo"),
+    "xarray": ("icechunk.xarray", "icechunk.dask.ingest", "icechunk.cli", "icechunk.lake.repo"),
     "typer": ("icechunk.cli",),
     "rich": ("icechunk.cli", "icechunk._trees", "icechunk.lake", "icechunk.progress"),
     "s3fs": ("icechunk.storage",),
     "fsspec": ("icechunk.storage", "icechunk.cli"),
     "obstore": ("icechunk.storage",),
     "botocore": ("icechunk.storage",),
+    "aiohttp": ("icechunk.storage",),
+    "azure": ("icechunk.storage",),
+    "google": ("icechunk.storage",),
+    "yarl": ("icechunk.storage",),
     "aiobotocore": ("icechunk.storage",),
 }
 ZARR_FROM_LAYER = 6
@@ -118,6 +122,7 @@ LOADED_WHEN_USED = {
     "icechunk.cli.demo_job",
     "icechunk.cli.ingest_job",
     "icechunk.dask.cluster_meter",
+    "icechunk.dask.ingest",
 }
 
 

@@ -1,0 +1,522 @@
+"""Doing what is left of a job: write units, keep them, commit them, and prove it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from distributed import default_client
+
+from icechunk._io.loop import run
+from icechunk._units import bytes_text, count_text, seconds_text
+from icechunk.core.changes import ChangeSet
+from icechunk.dask.checksums import BlockChecksum
+from icechunk.dask.ingest.committing import CommitPlan, Committer
+from icechunk.dask.ingest.jobs import JobCommit, JobState
+from icechunk.dask.ingest.layout import Layout, boxes_of, open_group, unit_writes
+from icechunk.dask.ingest.proof import ArrayPart, Proof, lost_chunks, part_of, prove, read_back
+from icechunk.dask.ingest.summary import JobSummary, report_of
+from icechunk.dask.ingest.units import CommitEvery
+from icechunk.dask.store import pending_write
+from icechunk.distributed import fork_at, twin_of
+from icechunk.errors import ErrorKind, InternalError, InvalidInputError, StorageError
+from icechunk.events import (
+    Amount,
+    Committed,
+    Failed,
+    Finished,
+    Started,
+    UnitFailed,
+    UnitFinished,
+    UnitStarted,
+    ignored,
+)
+from icechunk.ids import id_text
+from icechunk.ops import UpdateType
+from icechunk.shelf import Shelf, ShelfItem, ShelfRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from icechunk.dask.ingest.sources import Source
+    from icechunk.dask.ingest.units import Unit
+    from icechunk.events import Event, Observer
+    from icechunk.repository import Repository
+
+_logger = logging.getLogger(__name__)
+
+_UNITS_ON_A_CLUSTER: Final = 4
+# How far the clocks of two machines may be apart; unit: microseconds.
+_CLOCKS_APART_US: Final = 3_600_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """How a job runs this time; nothing of it is recorded.
+
+    Parameters
+    ----------
+    units_at_once : int or None
+        Units written at the same time; None for 4 on a distributed cluster, else 1.
+    retries : int
+        How often a unit that failed is tried again.
+    observer : Observer
+        Is told what happens.
+    compute_kwargs : mapping
+        Passed to ``dask.compute``.
+    """
+
+    units_at_once: int | None = None
+    retries: int = 1
+    observer: Observer = ignored
+    compute_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def threads(self) -> int:
+        """Return how many units to write at the same time."""
+        if self.units_at_once is not None:
+            return self.units_at_once
+        if "scheduler" in self.compute_kwargs:
+            return 1
+        try:
+            default_client()
+        except ValueError:
+            return 1
+        return _UNITS_ON_A_CLUSTER
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A recorded job, and what it reads.
+
+    Parameters
+    ----------
+    record : ShelfRecord
+        As it was when it was read.
+    layout : Layout
+        Where everything goes.
+    setup : ShelfItem
+        The arrays that it makes.
+    source : Source
+        What it reads.
+    """
+
+    record: ShelfRecord
+    layout: Layout
+    setup: ShelfItem
+    source: Source
+
+
+class Work:
+    """One process's work on a job.
+
+    Parameters
+    ----------
+    repo : Repository
+        Where.
+    job : Job
+        What.
+    running : Running
+        How.
+
+    Notes
+    -----
+    Concurrency: two processes that work on the same job do some of it twice, but each unit is kept
+    once and committed once.
+    """
+
+    def __init__(self, repo: Repository, job: Job, running: Running) -> None:
+        self._repo = repo
+        self._job = job
+        self._running = running
+        self._shelf = Shelf(repo.storage)
+        facts = job.record.facts
+        base, setup = job.setup.base, job.setup.changes
+        assert base is not None, "it was recorded"
+        assert setup is not None, "it was recorded"
+        self._committer = Committer(
+            repo,
+            CommitPlan(
+                job_id=self.job_id,
+                branch=facts["branch"],
+                message=facts["message"],
+                metadata=facts["metadata"],
+                base=id_text(base),
+                setup=setup,
+                units=len(job.layout.units),
+            ),
+            [JobCommit.from_facts(commit) for commit in facts["commits"]],
+        )
+        self._commit_every = CommitEvery(**facts["commit_every"])
+        session = repo.writable_session(facts["branch"])
+        self._origin = fork_at(session, base, inherited=setup)
+        self._there = open_group(self._origin, job.layout.group, job.source)
+        self._items: dict[int, ShelfItem] = {}
+        self._telling = threading.Lock()
+        self._retries = 0
+        self._began = time.monotonic()
+
+    @property
+    def job_id(self) -> str:
+        """Name of the job."""
+        return self._job.record.shelf_id
+
+    # -- all of it ----------------------------------------------------------------------------
+
+    def finish(self) -> JobSummary:
+        """Do what is left.
+
+        Returns
+        -------
+        JobSummary
+            What the whole job came to.
+        """
+        try:
+            self._committer.look()
+            self._start()
+            self._write_and_commit()
+            return self._conclude()
+        except BaseException as e:
+            self._note_failure(e)
+            raise
+
+    def _start(self) -> None:
+        units = self._job.layout.units
+        names = run(self._shelf.names(self.job_id))
+        kept = [unit.index for unit in units if unit.unit_id in names]
+        for index in kept:
+            self._items[index] = run(self._shelf.item(self.job_id, units[index].unit_id))
+        _logger.info(
+            "job %s: %d of %d units are written, %d are committed",
+            self.job_id, len(kept), len(units), len(self._committer.done),
+        )  # fmt: skip
+        done = sum(map(_amount, self._items.values()), Amount())
+        self._tell(
+            Started(
+                job_id=self.job_id, label="ingesting", total=Amount(units=len(units)), done=done
+            )
+        )
+
+    def _write_and_commit(self) -> None:
+        units = self._job.layout.units
+        while True:
+            done = self._committer.done
+            left = [u for u in units if u.index not in self._items and u.index not in done]
+            last_commit = time.monotonic()
+            for _ in self._written(left):
+                waiting = self._waiting()
+                if self._commit_every.is_due(
+                    units=len(waiting),
+                    size_bytes=sum(_amount(self._items[i]).size_bytes for i in waiting),
+                    seconds=time.monotonic() - last_commit,
+                ):
+                    self._commit(waiting)
+                    last_commit = time.monotonic()
+            self._commit(self._waiting())
+            if len(self._committer.done) == len(units):
+                return
+
+    def _waiting(self) -> list[int]:
+        return sorted(self._items.keys() - self._committer.done)
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def _written(self, units: Sequence[Unit]) -> Iterator[Unit]:
+        """Write units, yield each one when it is kept."""
+        threads = self._running.threads()
+        if threads == 1:
+            for unit in units:
+                self._items[unit.index] = self._write(unit)
+                yield unit
+            return
+        with _pool(threads) as pool:
+            left = iter(units)
+            under_way: dict[Future[ShelfItem], Unit] = {}
+            while True:
+                while len(under_way) < threads and (ready := next(left, None)) is not None:
+                    under_way[pool.submit(self._write, ready)] = ready
+                if not under_way:
+                    return
+                done, _ = wait(under_way, return_when=FIRST_COMPLETED)
+                for future in done:
+                    unit = under_way.pop(future)
+                    self._items[unit.index] = future.result()
+                    yield unit
+
+    def _write(self, unit: Unit) -> ShelfItem:
+        attempt = 1
+        while True:
+            began = time.monotonic()
+            label = self._job.layout.label(unit, self._job.source)
+            self._tell(
+                UnitStarted(job_id=self.job_id, unit_id=unit.unit_id, label=label, attempt=attempt)
+            )
+            try:
+                item = self._write_once(unit)
+            except Exception as e:
+                again = attempt <= self._running.retries and _may_pass(e)
+                _logger.warning("job %s %s (%s): %s", self.job_id, unit.unit_id, label, e)
+                self._tell(
+                    UnitFailed(
+                        job_id=self.job_id,
+                        unit_id=unit.unit_id,
+                        error=str(e),
+                        attempt=attempt,
+                        will_retry=again,
+                    )
+                )
+                if not again:
+                    e.add_note(f"while writing {unit.unit_id} ({label}) of job {self.job_id}")
+                    raise
+                attempt += 1
+                self._retries += 1
+                continue
+            amount, seconds = _amount(item), time.monotonic() - began
+            _logger.info(
+                "job %s %s (%s): kept, %s, %s in %s", self.job_id, unit.unit_id, label,
+                count_text(amount.chunks, "chunk"), bytes_text(amount.size_bytes),
+                seconds_text(seconds),
+            )  # fmt: skip
+            self._tell(
+                UnitFinished(
+                    job_id=self.job_id, unit_id=unit.unit_id, amount=amount, seconds=seconds
+                )
+            )
+            return item
+
+    def _write_once(self, unit: Unit) -> ShelfItem:
+        fork = twin_of(self._origin)
+        try:
+            writes = unit_writes(fork, self._job.source, self._job.layout, unit, self._there)
+            receipt = pending_write(
+                writes,
+                fork,
+                compute_kwargs=self._running.compute_kwargs,
+                checksums=self._job.record.facts["read_back"] is not None,
+            ).compute()
+            changes = fork.checkout.changes
+            if changes.new_nodes or changes.updated or changes.deleted:
+                raise InternalError(
+                    f"{unit.unit_id} changed the metadata of arrays; please report this."
+                )
+            parts = [part_of(fork, write, boxes_of(write), unit.unit_id) for write in writes]
+            item = ShelfItem(
+                name=unit.unit_id,
+                base=self._job.setup.base,
+                changes=changes,
+                facts={
+                    "tasks": receipt.blocks,
+                    "arrays": [asdict(part) for part in parts],
+                    "checksums": [asdict(block) for block in receipt.result.checksums],
+                },
+            )
+            if not run(self._shelf.put(self.job_id, item)):
+                # Somebody else works on the job too, and was faster; what we wrote is garbage.
+                item = run(self._shelf.item(self.job_id, unit.unit_id))
+        finally:
+            fork.mark_carried()
+        return item
+
+    # -- committing ---------------------------------------------------------------------------
+
+    def _commit(self, waiting: Sequence[int]) -> None:
+        waiting = self._with_all_chunks(waiting)
+        began = time.monotonic()
+        changes = {i: _changes(self._items[i]) for i in waiting}
+        made = self._committer.commit(changes)
+        self._record_commits()
+        if made is not None:
+            units = self._job.layout.units
+            self._tell(
+                Committed(
+                    job_id=self.job_id,
+                    snapshot_id=made.snapshot_id,
+                    branch=self._job.record.facts["branch"],
+                    unit_ids=tuple(units[i].unit_id for i in sorted(made.units)),
+                    seconds=time.monotonic() - began,
+                )
+            )
+
+    def _with_all_chunks(self, waiting: Sequence[int]) -> list[int]:
+        """Return the units whose chunks are all there; the others are to be written again.
+
+        Another implementation's garbage collection does not know the shelf, and deletes what is
+        older than its cut-off.
+        """
+        if not self._garbage_was_collected():
+            return list(waiting)
+        if not self._committer.commits:
+            _, gone = lost_chunks(self._repo, [_changes(self._job.setup)])
+            if gone:
+                raise StorageError(
+                    f"{len(gone)} chunks that job {self.job_id} wrote when it began, such as "
+                    f"{gone[0]}, were deleted by a garbage collection that does not know of jobs. "
+                    "Remove the job and start a new one; keep the cut-off of collections older "
+                    "than the oldest unfinished job.",
+                    ErrorKind.CHUNK_NOT_FOUND,
+                )
+        whole = []
+        for index in waiting:
+            _, gone = lost_chunks(self._repo, [_changes(self._items[index])])
+            if not gone:
+                whole.append(index)
+                continue
+            name = self._items.pop(index).name
+            _logger.warning(
+                "job %s %s: %d of its chunks were deleted by a garbage collection that does not "
+                "know of jobs; it is written again", self.job_id, name, len(gone),
+            )  # fmt: skip
+            run(self._shelf.discard(self.job_id, [name]))
+        return whole
+
+    def _garbage_was_collected(self) -> bool:
+        """Say whether a garbage collection may have run since the job began."""
+        if self._repo.spec_version == 1:
+            return True  # nothing is recorded about it
+        began = self._job.record.created_at_us - _CLOCKS_APART_US
+        for update in self._repo.ops_log():
+            if update.updated_at.timestamp() * 1e6 < began:
+                return False
+            if isinstance(update.kind, UpdateType.GCRan):
+                return True
+        return False
+
+    def _record_commits(self) -> None:
+        commits = [commit.facts() for commit in self._committer.commits]
+
+        def change(record: ShelfRecord) -> ShelfRecord:
+            if len(record.facts["commits"]) > len(commits):
+                return record  # written by somebody who has seen more
+            return replace(record, facts={**record.facts, "commits": commits})
+
+        run(self._shelf.update(self.job_id, change))
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def _conclude(self) -> JobSummary:
+        proof = self._proof()
+        if not proof.is_complete:
+            raise StorageError(
+                f"job {self.job_id} is committed, but {proof.missing} of {proof.expected} chunks "
+                f"are not in snapshot {proof.snapshot_id}.",
+                ErrorKind.CHUNK_NOT_FOUND,
+            )
+        commits = tuple(self._committer.commits)
+        report = report_of(
+            self.job_id,
+            self._parts(),
+            tasks=sum(item.facts["tasks"] for item in self._items.values()),
+            units=len(self._items),
+            commits=commits,
+            seconds=time.monotonic() - self._began,
+            retries=self._retries,
+        )
+        summary = JobSummary(
+            job_id=self.job_id,
+            branch=self._job.record.facts["branch"],
+            report=report,
+            proof=proof,
+            commits=commits,
+        )
+
+        def change(record: ShelfRecord) -> ShelfRecord:
+            done = {"state": JobState.FINISHED.value, "error": None, **summary.facts()}
+            return replace(record, facts={**record.facts, **done})
+
+        run(self._shelf.update(self.job_id, change))
+        run(self._shelf.discard(self.job_id, list(run(self._shelf.names(self.job_id)))))
+        _logger.info("job %s: finished, %d chunks are there", self.job_id, proof.expected)
+        done = sum(map(_amount, self._items.values()), Amount())
+        self._tell(Finished(job_id=self.job_id, done=done, seconds=report.seconds))
+        return summary
+
+    def _parts(self) -> list[ArrayPart]:
+        return [
+            ArrayPart.from_facts(facts)
+            for item in self._items.values()
+            for facts in item.facts["arrays"]
+        ]
+
+    def _proof(self) -> Proof:
+        facts = self._job.record.facts
+        commits = self._committer.commits
+        snapshot_id = commits[-1].snapshot_id if commits else facts["base"]
+        session = self._repo.readonly_session(snapshot_id=snapshot_id)
+        changes = list(map(_changes, self._items.values()))
+        proof = prove(session, self._parts(), changes, self._job.layout.chunks_in(session))
+        if facts["verify"] == "objects" or self._garbage_was_collected():
+            checked, gone = lost_chunks(self._repo, changes)
+            proof = replace(
+                proof,
+                objects_checked=checked,
+                present=proof.present - len(gone),
+                missing=proof.missing + len(gone),
+            )
+        if facts["read_back"] is None or not proof.is_complete:
+            return proof
+        checksums = [
+            BlockChecksum(**{**facts, "start": tuple(facts["start"]), "stop": tuple(facts["stop"])})
+            for item in self._items.values()
+            for facts in item.facts["checksums"]
+        ]
+        sample = facts["read_back"] == "sample"
+        kwargs = self._running.compute_kwargs
+        count = read_back(session, checksums, kwargs, sample=sample)
+        return replace(proof, blocks_read_back=count)
+
+    def _note_failure(self, error: BaseException) -> None:
+        text = f"{type(error).__name__}: {error}".rstrip(": ")
+        _logger.error("job %s: %s", self.job_id, text)
+
+        def change(record: ShelfRecord) -> ShelfRecord:
+            failed = {"state": JobState.FAILED.value, "error": text}
+            return replace(record, facts={**record.facts, **failed})
+
+        try:
+            run(self._shelf.update(self.job_id, change))
+        except Exception as e:  # noqa: BLE001 # the first error is the one to be told
+            _logger.warning("job %s: its record could not be changed: %s", self.job_id, e)
+        done = sum(map(_amount, self._items.values()), Amount())
+        seconds = time.monotonic() - self._began
+        self._tell(Failed(job_id=self.job_id, error=text, done=done, seconds=seconds))
+        error.add_note(f"Its units are kept: Ingest.resume(repo, {self.job_id!r}) goes on.")
+
+    def _tell(self, event: Event) -> None:
+        with self._telling:
+            self._running.observer(event)
+
+
+@contextmanager
+def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Make a pool that is not waited for when something goes wrong."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="icechunk-ingest")
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+def _may_pass(error: Exception) -> bool:
+    """Say whether it makes sense to try again after an error."""
+    return not isinstance(error, InvalidInputError | InternalError)
+
+
+def _changes(item: ShelfItem) -> ChangeSet:
+    return ChangeSet() if item.changes is None else item.changes
+
+
+def _amount(item: ShelfItem) -> Amount:
+    parts = [ArrayPart.from_facts(facts) for facts in item.facts["arrays"]]
+    return Amount(
+        units=1,
+        tasks=item.facts["tasks"],
+        chunks=sum(part.chunks for part in parts),
+        size_bytes=sum(part.size_bytes for part in parts),
+        stored_bytes=sum(part.stored_bytes for part in parts),
+    )
