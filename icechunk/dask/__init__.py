@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from icechunk.dask.commit_queue import ClusterCommitQueue
 from icechunk.dask.pending import PendingWrite, WriteReceipt
 from icechunk.dask.plan import AlignmentProblem, VariablePlan, WritePlan
 from icechunk.dask.planner import plan_write
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AlignmentProblem",
+    "ClusterCommitQueue",
     "CommitEvery",
     "Files",
     "ForkSession",
