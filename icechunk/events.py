@@ -51,6 +51,16 @@ class Amount:
             objects=self.objects + other.objects,
         )
 
+    def __sub__(self, other: Amount) -> Amount:
+        return Amount(
+            units=self.units - other.units,
+            tasks=self.tasks - other.tasks,
+            chunks=self.chunks - other.chunks,
+            size_bytes=self.size_bytes - other.size_bytes,
+            stored_bytes=self.stored_bytes - other.stored_bytes,
+            objects=self.objects - other.objects,
+        )
+
 
 NOTHING: Final = Amount()
 

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 ProgressOption: TypeAlias = "bool | Observer | None"
 """A ``progress`` parameter: False or None for nothing, True for a bar, or an observer."""
 
+SHORT_ID: Final = 12
+"""Characters of an operation's id; it need only be told from its neighbours in a log."""
+
 _SECONDS_BETWEEN_PICTURES: Final = 0.1
 _BAR_WIDTH: Final = 24
 
@@ -112,7 +115,7 @@ def operation(
         To tell how far it is.
     """
     with shown(progress) as observer:
-        running = Operation(job_id or uuid.uuid4().hex[:12], observer)
+        running = Operation(job_id or uuid.uuid4().hex[:SHORT_ID], observer)
         running.done = done
         observer(Started(job_id=running.job_id, label=label, total=total, done=done))
         try:

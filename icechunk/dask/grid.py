@@ -59,6 +59,24 @@ class AxisGrid:
             return -(-stop // self.unit) - start // self.unit
         return bisect_right(self.edges, stop - 1) - bisect_right(self.edges, start) + 1
 
+    def chunk_index(self, position: int) -> int:
+        """Return which chunk holds the element at a position, the last one for those behind it."""
+        if self.unit:
+            return position // self.unit
+        return max(bisect_right(self.edges, position) - 1, 0)
+
+    def whole_chunk_count(self, start: int, stop: int) -> int:
+        """Return how many chunks a half-open range covers whole; the last one may be cut off."""
+        first = self.chunk_index(start) + (self.floor(start) != start)
+        last = self.chunk_index(stop)
+        if stop >= self.length:
+            last = self.chunk_count(0, self.length)
+        return max(last - first, 0)
+
+    def mean_chunk(self) -> float:
+        """Return the elements of a chunk, on average if they differ."""
+        return self.unit or self.length / max(len(self.edges), 1)
+
     def describe(self) -> str:
         """Return the chunk sizes as text for messages."""
         if self.unit:

@@ -21,14 +21,19 @@ import dask
 from dask.delayed import Delayed
 
 from icechunk.dask import _compat
+from icechunk.dask.metering import client_in_use, metering
+from icechunk.dask.reporting import change_amounts
 from icechunk.dask.tasks import WriteResult, merge_results
 from icechunk.errors import IcechunkError, UnmergedChangesWarning
+from icechunk.events import NOTHING, Amount
+from icechunk.progress import SHORT_ID, operation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dask.highlevelgraph import HighLevelGraph
 
+    from icechunk.progress import ProgressOption
     from icechunk.session import ForkSession, Session
 
 
@@ -195,9 +200,11 @@ class PendingWrite(Delayed):  # type: ignore[misc] # dask has no types
         Of that session, with the token of `finish_write`.
     compute_kwargs : mapping
         Defaults for ``compute``.
+    layers : mapping of str to Amount
+        What all tasks of one name write, for the progress.
     """
 
-    __slots__ = ("_compute_kwargs", "_landing", "_session")
+    __slots__ = ("_compute_kwargs", "_landing", "_layers", "_session")
     __dask_optimize__ = staticmethod(_compat.optimize_arrays)
 
     def __init__(
@@ -207,18 +214,23 @@ class PendingWrite(Delayed):  # type: ignore[misc] # dask has no types
         session: Session,
         landing: Landing,
         compute_kwargs: Mapping[str, Any] | None = None,
+        layers: Mapping[str, Amount] | None = None,
     ) -> None:
         super().__init__(key, graph)
+        self._layers = dict(layers or {})
         self._session = session
         self._landing = landing
         self._compute_kwargs = dict(compute_kwargs or {})
         _landings.expect(landing, session)
 
-    def compute(self, **kwargs: Any) -> WriteReceipt:
+    def compute(self, *, progress: ProgressOption = False, **kwargs: Any) -> WriteReceipt:
         """Write all blocks and merge their change sets into the session.
 
         Parameters
         ----------
+        progress : bool or callable, default: False
+            Show a bar, in the terminal or the notebook; or call a function with each event, see
+            `icechunk.events`.
         **kwargs
             Passed to ``dask.compute``, for example ``scheduler=``, ``num_workers=``, or
             ``retries=`` with distributed.
@@ -233,7 +245,20 @@ class PendingWrite(Delayed):  # type: ignore[misc] # dask has no types
         IcechunkError
             Writing or merging failed; the session is as it was.
         """
-        (receipt,) = dask.compute(self, traverse=False, **(self._compute_kwargs | kwargs))
+        kwargs = self._compute_kwargs | kwargs
+        if not progress:
+            return self._computed(kwargs)
+        total = sum(self._layers.values(), NOTHING)
+        job_id = self._landing.token[:SHORT_ID]
+        with operation(progress, "writing", total, job_id=job_id) as running:
+            with metering(self._layers, running.advance_to, client_in_use(kwargs.get("scheduler"))):
+                receipt = self._computed(kwargs)
+            stored = sum(change_amounts(receipt.result.changes).values(), NOTHING)
+            running.done = stored + Amount(tasks=receipt.blocks, size_bytes=receipt.size_bytes)
+        return receipt
+
+    def _computed(self, kwargs: Mapping[str, Any]) -> WriteReceipt:
+        (receipt,) = dask.compute(self, traverse=False, **kwargs)
         _landings.deliver(receipt)
         if self._landing.error is not None:
             raise self._landing.error

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from icechunk.dask.estimate import COMMIT_REQUESTS
 from icechunk.dask.grid import sizes_text
-from icechunk.dask.plan_text import html_table, text_table
+from icechunk.dask.plan_text import plan_table
 from icechunk.dask.reduce import DEFAULT_SPLIT_EVERY, count_merges
 from icechunk.errors import ErrorKind, InvalidInputError
 
@@ -112,6 +113,17 @@ class VariablePlan:
         Whether the array is there already.
     start : tuple of int
         First element written along each dimension.
+    requests : int
+        Requests to storage for its chunks and manifests, estimated: one for each chunk, another
+        for each that exists and is written in part, and those for the manifests. Chunks small
+        enough for the manifest need none.
+    upload_bytes : int
+        Bytes of the chunks that get written, before compression; chunks at the edge are whole.
+        What is stored is less by as much as the codecs save.
+    manifest_bytes : int
+        Bytes of the manifests that the commit writes, estimated.
+    wire_bytes : int
+        Bytes of the change sets that tasks send to the client, estimated.
     problems : tuple of AlignmentProblem
         Reasons why the write would be refused.
     """
@@ -128,6 +140,10 @@ class VariablePlan:
     largest_block_bytes: int
     exists: bool
     start: tuple[int, ...]
+    requests: int = 0
+    upload_bytes: int = 0
+    manifest_bytes: int = 0
+    wire_bytes: int = 0
     problems: tuple[AlignmentProblem, ...] = ()
 
 
@@ -182,6 +198,31 @@ class WritePlan:
         return max((row.largest_block_bytes for row in self.variables), default=0)
 
     @property
+    def commit_requests(self) -> int:
+        """Requests of the commit itself, besides the manifests: the files of a snapshot."""
+        return COMMIT_REQUESTS
+
+    @property
+    def requests(self) -> int:
+        """Requests to storage, those of the commit included, estimated."""
+        return sum(row.requests for row in self.variables) + self.commit_requests
+
+    @property
+    def upload_bytes(self) -> int:
+        """Bytes of all chunks before compression."""
+        return sum(row.upload_bytes for row in self.variables)
+
+    @property
+    def manifest_bytes(self) -> int:
+        """Bytes of all manifests that the commit writes, estimated."""
+        return sum(row.manifest_bytes for row in self.variables)
+
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes of all change sets that tasks send to the client, estimated."""
+        return sum(row.wire_bytes for row in self.variables)
+
+    @property
     def problems(self) -> tuple[AlignmentProblem, ...]:
         """Reasons why the write would be refused."""
         return tuple(problem for row in self.variables for problem in row.problems)
@@ -210,6 +251,11 @@ class WritePlan:
             "write_tasks",
             "merge_tasks",
             "largest_block_bytes",
+            "requests",
+            "commit_requests",
+            "upload_bytes",
+            "manifest_bytes",
+            "wire_bytes",
         )
         return {
             "group": self.group,
@@ -222,7 +268,7 @@ class WritePlan:
         }
 
     def __str__(self) -> str:
-        return text_table(self)
+        return plan_table(self).text()
 
     def _repr_html_(self) -> str:
-        return html_table(self)
+        return plan_table(self).html()

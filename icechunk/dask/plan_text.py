@@ -1,12 +1,11 @@
-"""How a write plan looks as plain text and as HTML.
-
-The command line has its own, richer table; this one needs no library.
-"""
+"""How a write plan looks: its rows as a table for text and for notebooks."""
 
 from __future__ import annotations
 
-import html
 from typing import TYPE_CHECKING, Final
+
+from icechunk._tables import TextTable
+from icechunk._units import bytes_text, count_text
 
 if TYPE_CHECKING:
     from icechunk.dask.plan import VariablePlan, WritePlan
@@ -21,19 +20,30 @@ _COLUMNS: Final = (
     "tasks",
     "bytes",
     "largest block",
+    "requests",
+    "manifests",
 )
-_UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 _LEFT_ALIGNED: Final = 4
 
 
-def bytes_text(size_bytes: int) -> str:
-    """Return a number of bytes in decimal units, three digits long."""
-    value = float(size_bytes)
-    for unit in _UNITS[:-1]:
-        if value < 999.5:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:.4g} {_UNITS[-1]}"
+def plan_table(plan: WritePlan) -> TextTable:
+    """Return a plan as a table, its problems below."""
+    return TextTable(
+        title=f"Write plan for group {plan.group}",
+        columns=_COLUMNS,
+        rows=tuple(map(_cells, plan.variables)),
+        total=_total(plan),
+        left=_LEFT_ALIGNED,
+        notes=(
+            (
+                f"to storage: {count_text(plan.requests, 'request')}, of which "
+                f"{plan.commit_requests} to commit; {bytes_text(plan.upload_bytes)} of chunks "
+                f"before compression, about {bytes_text(plan.manifest_bytes)} of manifests"
+            ),
+            f"from tasks to the client: about {bytes_text(plan.wire_bytes)} of change sets",
+        ),
+        warnings=tuple(map(str, plan.problems)),
+    )
 
 
 def _cells(row: VariablePlan) -> tuple[str, ...]:
@@ -48,6 +58,8 @@ def _cells(row: VariablePlan) -> tuple[str, ...]:
         str(row.tasks),
         bytes_text(row.size_bytes),
         bytes_text(row.largest_block_bytes),
+        str(row.requests),
+        bytes_text(row.manifest_bytes),
     )
 
 
@@ -62,38 +74,6 @@ def _total(plan: WritePlan) -> tuple[str, ...]:
         f"{plan.write_tasks} + {plan.merge_tasks} merges",
         bytes_text(plan.size_bytes),
         bytes_text(plan.largest_block_bytes),
+        str(plan.requests),
+        bytes_text(plan.manifest_bytes),
     )
-
-
-def text_table(plan: WritePlan) -> str:
-    """Return a plan as an aligned plain-text table, its problems below."""
-    rows = [_COLUMNS, *map(_cells, plan.variables), _total(plan)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i < _LEFT_ALIGNED else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    rule = "-" * max(map(len, lines))
-    lines = [f"Write plan for group {plan.group}", *lines[:1], rule, *lines[1:-1], rule, lines[-1]]
-    lines += [f"! {problem}" for problem in plan.problems]
-    return "\n".join(lines)
-
-
-def html_table(plan: WritePlan) -> str:
-    """Return a plan as an HTML table, its problems below."""
-    head = "".join(f"<th>{name}</th>" for name in _COLUMNS)
-    body = "".join(_html_row(_cells(row), "td") for row in plan.variables)
-    foot = _html_row(_total(plan), "th")
-    problems = "".join(f"<li>{html.escape(str(problem))}</li>" for problem in plan.problems)
-    return (
-        f"<table><caption>Write plan for group {html.escape(plan.group)}</caption>"
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody><tfoot>{foot}</tfoot></table>"
-        + (f"<ul>{problems}</ul>" if problems else "")
-    )
-
-
-def _html_row(cells: tuple[str, ...], tag: str) -> str:
-    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"

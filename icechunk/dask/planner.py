@@ -6,12 +6,15 @@ No data is read, so a plan costs nothing however large the data is.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import zarr
+from zarr.storage import MemoryStore
 
 from icechunk.dask import _compat
+from icechunk.dask.estimate import ArrayPlace, Estimate, estimate_write
 from icechunk.dask.grid import (
     AxisGrid,
     aligned_sizes,
@@ -39,6 +42,8 @@ class _Rules:
     """The options that decide how a plan comes out."""
 
     existing: Mapping[str, Any] = field(default_factory=dict)
+    session: Session | IcechunkStore | None = None
+    group: str = ""
     mode: str
     append_dim: Hashable | None
     region: Mapping[Any, slice]
@@ -133,6 +138,8 @@ def plan_write(
         if not isinstance(span, slice):
             raise TypeError(f"region of dimension {dim!r} is {span!r}; expected a slice")
     rules = _Rules(
+        session=session,
+        group=(group or "").strip("/"),
         existing={} if mode in {"w", "w-"} else _existing_arrays(session, group, dataset),
         mode=mode or ("r+" if region is not None and append_dim is None else "a"),
         append_dim=append_dim,
@@ -192,6 +199,7 @@ def _row(name: str, variable: Any, array: Any, rules: _Rules) -> VariablePlan:
         elif grids is not None and rules.check:
             problems += _problems(name, dims, blocks, start, grids, rules)
         tasks = math.prod(map(len, sizes))
+    cost = _cost(name, variable, array, start, grids, tasks, rules)
     return VariablePlan(
         name=name,
         dims=dims,
@@ -212,7 +220,41 @@ def _row(name: str, variable: Any, array: Any, rules: _Rules) -> VariablePlan:
         else 0,
         exists=array is not None,
         start=start,
+        requests=cost.requests,
+        upload_bytes=cost.upload_bytes,
+        manifest_bytes=cost.manifest_bytes,
+        wire_bytes=cost.wire_bytes,
         problems=tuple(problems),
+    )
+
+
+def _cost(
+    name: str,
+    variable: Any,
+    array: Any,
+    start: tuple[int, ...],
+    grids: tuple[AxisGrid, ...] | None,
+    tasks: int,
+    rules: _Rules,
+) -> Estimate:
+    encoding = rules.encoding.get(name, variable.encoding)
+    dtype = variable.dtype if array is None else array.dtype
+    item_bytes = np.dtype(encoding.get("dtype") or dtype if array is None else dtype).itemsize
+    if grids is None:
+        # What zarr chooses for this shape, asked of zarr itself.
+        like = {1: "u1", 2: "u2", 4: "u4", 16: "c16"}.get(item_bytes, "u8")
+        chosen = zarr.create_array(MemoryStore(), shape=variable.shape, dtype=like)
+        grids = tuple(map(AxisGrid.regular, variable.shape, chosen.chunks))
+    path = f"/{rules.group}/{name}" if rules.group else f"/{name}"
+    place = ArrayPlace.of(rules.session, path)
+    return estimate_write(
+        grids,
+        start,
+        variable.shape,
+        dims=tuple(map(str, variable.dims)),
+        item_bytes=item_bytes,
+        tasks=tasks,
+        place=place if array is not None else replace(place, manifests=None),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ from icechunk.dask.pending import Landing, PendingWrite, finish_write
 from icechunk.dask.reduce import checked_split_every, merge_layer
 from icechunk.dask.tasks import BlockTarget, WriteJob, merge_results, write_block
 from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk.events import NOTHING, Amount
 from icechunk.session import ForkSession
 from icechunk.store import IcechunkStore
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     import zarr
 
+    from icechunk.progress import ProgressOption
     from icechunk.session import Session
 
 # Parameters of dask.array.store that make no sense here: there is nothing to lock, and blocks
@@ -55,6 +58,17 @@ class BlockWrite:
     source: Any
     target: zarr.Array[Any]
     start: tuple[int, ...]
+
+    @property
+    def amount(self) -> Amount:
+        """What the tasks of this write come to."""
+        grids = _compat.write_grid(self.target, self.target.shape)
+        spans = zip(grids, self.start, self.source.shape, strict=True)
+        return Amount(
+            tasks=math.prod(map(len, self.source.chunks)) if self.source.size else 0,
+            chunks=math.prod(grid.chunk_count(at, at + n) for grid, at, n in spans),
+            size_bytes=math.prod(self.source.shape) * self.source.dtype.itemsize,
+        )
 
     def aligned(self) -> BlockWrite:
         """Return the same write with blocks joined so that no two share a zarr chunk."""
@@ -141,7 +155,11 @@ def pending_write(
     )
     graph = HighLevelGraph.from_collections(key, layer, dependencies=written)
     landing = Landing(session, origin, token)
-    return PendingWrite(key, graph, session, landing, compute_kwargs)
+    layers: dict[str, Amount] = {}
+    for write in writes:
+        name = f"icechunk-write-{write.name}-{token}"
+        layers[name] = layers.get(name, NOTHING) + write.amount
+    return PendingWrite(key, graph, session, landing, compute_kwargs, layers)
 
 
 def store_dask(
@@ -151,6 +169,7 @@ def store_dask(
     regions: list[tuple[slice, ...]] | None = None,
     split_every: int | None = None,
     align_chunks: bool = False,
+    progress: ProgressOption = False,
     **store_kwargs: Any,
 ) -> ForkSession:
     """Store dask arrays in zarr arrays of a forked session, in parallel.
@@ -168,6 +187,9 @@ def store_dask(
         How many change sets one merge task takes; 16 when omitted.
     align_chunks : bool
         Join blocks that share a zarr chunk, instead of refusing them.
+    progress : bool or callable, default: False
+        Show a bar, in the terminal or the notebook; or call a function with each event, see
+        `icechunk.events`.
     **store_kwargs
         Passed to ``dask.compute``.
 
@@ -213,7 +235,7 @@ def store_dask(
         session,
         split_every=split_every,
         compute_kwargs=checked_store_kwargs(store_kwargs),
-    ).compute()
+    ).compute(progress=progress)
     return session
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from icechunk.dask.pending import PendingWrite
+    from icechunk.dask.plan import WritePlan
+    from icechunk.report import IngestReport
 
 _NAME = "to_icechunk"
 
@@ -23,10 +25,10 @@ class ToIcechunk:
     def __init__(self, obj: xr.DataArray | xr.Dataset) -> None:
         self._obj = obj
 
-    def __call__(self, *args: Any, **kwargs: Any) -> PendingWrite | None:
+    def __call__(self, *args: Any, **kwargs: Any) -> PendingWrite | IngestReport | WritePlan:
         """Write the object; see `icechunk.xarray.to_icechunk`."""
-        pending: PendingWrite | None = to_icechunk(self._obj, *args, **kwargs)
-        return pending
+        written: PendingWrite | IngestReport | WritePlan = to_icechunk(self._obj, *args, **kwargs)
+        return written
 
     def __repr__(self) -> str:
         return f"<method to_icechunk of {type(self._obj).__name__}; see icechunk.xarray>"

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from icechunk._earlier.spelling import takes_earlier
 from icechunk.dask.collect import BlockCollector
 from icechunk.dask.planner import as_dataset, plan_write
 from icechunk.dask.reduce import checked_split_every
+from icechunk.dask.reporting import report_of, session_amounts
 from icechunk.dask.store import checked_store_kwargs, pending_write
 from icechunk.errors import ErrorKind, ReadOnlyError
+from icechunk.events import NOTHING, Amount, as_part_of
+from icechunk.progress import operation
 from icechunk.store import IcechunkStore
 from icechunk.xarray import _compat
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, MutableMapping
+    from collections.abc import (
+        Callable,
+        Hashable,
+        Iterator,
+        Mapping,
+        MutableMapping,
+        Sequence,
+    )
 
     from xarray import DataArray, Dataset
 
     from icechunk.dask.pending import PendingWrite
+    from icechunk.dask.plan import VariablePlan, WritePlan
+    from icechunk.dask.store import BlockWrite
+    from icechunk.progress import ProgressOption
+    from icechunk.report import IngestReport
     from icechunk.session import Session
 
     Region = Mapping[str, slice | Literal["auto"]] | Literal["auto"] | None
@@ -40,7 +55,29 @@ def to_icechunk(
     chunkmanager_store_kwargs: MutableMapping[Any, Any] | None = ...,
     split_every: int | None = ...,
     compute: Literal[True] = ...,
-) -> None: ...
+    plan: Literal[False] = ...,
+    progress: ProgressOption = ...,
+) -> IngestReport: ...
+
+
+@overload
+def to_icechunk(
+    obj: DataArray | Dataset,
+    session: Session | IcechunkStore,
+    *,
+    group: str | None = ...,
+    mode: Mode = ...,
+    safe_chunks: bool = ...,
+    align_chunks: bool = ...,
+    append_dim: Hashable | None = ...,
+    region: Region = ...,
+    encoding: Mapping[Any, Any] | None = ...,
+    chunkmanager_store_kwargs: MutableMapping[Any, Any] | None = ...,
+    split_every: int | None = ...,
+    compute: bool = ...,
+    plan: Literal[True],
+    progress: ProgressOption = ...,
+) -> WritePlan: ...
 
 
 @overload
@@ -58,7 +95,9 @@ def to_icechunk(
     chunkmanager_store_kwargs: MutableMapping[Any, Any] | None = ...,
     split_every: int | None = ...,
     compute: bool,
-) -> PendingWrite | None: ...
+    plan: bool = ...,
+    progress: ProgressOption = ...,
+) -> PendingWrite | IngestReport | WritePlan: ...
 
 
 @takes_earlier(dataset="obj", store="session")
@@ -76,7 +115,9 @@ def to_icechunk(
     chunkmanager_store_kwargs: MutableMapping[Any, Any] | None = None,
     split_every: int | None = None,
     compute: bool = True,
-) -> PendingWrite | None:
+    plan: bool = False,
+    progress: ProgressOption = False,
+) -> PendingWrite | IngestReport | WritePlan:
     """Write an xarray object into a session.
 
     Metadata and variables in memory are written first. Then every block of a dask array is a task
@@ -115,12 +156,22 @@ def to_icechunk(
     compute : bool, default: True
         Write dask arrays now. False returns the write instead, metadata and variables in memory
         being written already.
+    plan : bool, default: False
+        Write nothing, and return what would be written: tasks, chunks, bytes, requests, and
+        dask blocks that do not fit, with the call that fixes each.
+    progress : bool or callable, default: False
+        Show a bar, in the terminal or the notebook; or call a function with each event, see
+        `icechunk.events`.
 
     Returns
     -------
-    PendingWrite or None
-        A dask ``Delayed`` with ``compute=False``: computing it writes the blocks and merges their
+    IngestReport
+        What was written, array by array.
+    PendingWrite
+        With ``compute=False``, a dask ``Delayed``: computing it writes the blocks and merges their
         change sets into the session.
+    WritePlan
+        With ``plan=True``.
 
     Raises
     ------
@@ -150,7 +201,7 @@ def to_icechunk(
     compute_kwargs = checked_store_kwargs(chunkmanager_store_kwargs)
     if _has_auto(region):
         region = resolve_region(dataset, target, region, group=group, mode=chosen)
-    plan_write(
+    planned = plan_write(
         dataset,
         target,
         group=group,
@@ -160,7 +211,11 @@ def to_icechunk(
         encoding=encoding,
         safe_chunks=safe_chunks,
         align_chunks=align_chunks,
-    ).raise_for_problems()
+        split_every=split_every,
+    )
+    if plan:
+        return planned
+    planned.raise_for_problems()
     align = align_chunks or not safe_chunks
 
     def dump(into: Session) -> BlockCollector:
@@ -177,7 +232,14 @@ def to_icechunk(
         _compat.dump(fitted, zarr_store, collector, encoding or {})
         return collector
 
-    return _write(target, dump, split_every, compute_kwargs, compute=compute)
+    def pending(writes: Sequence[BlockWrite], into: Session) -> PendingWrite:
+        return pending_write(writes, into, split_every=split_every, compute_kwargs=compute_kwargs)
+
+    if compute:
+        return _write_now(target, planned, dump, pending, progress)
+    with _transaction(target) as into:
+        writes = dump(into).writes
+    return pending(writes, target)
 
 
 def resolve_region(
@@ -248,33 +310,56 @@ def _writable(session: Session | IcechunkStore) -> Session:
     return store.session
 
 
-def _write(
-    target: Session,
-    dump: Callable[[Session], BlockCollector],
-    split_every: int,
-    compute_kwargs: Mapping[str, Any],
-    *,
-    compute: bool,
-) -> PendingWrite | None:
-    """Write metadata and data in memory, then the blocks, now or later.
+@contextmanager
+def _transaction(target: Session) -> Iterator[Session]:
+    """Give a session to write into, whose changes become the target's in the end.
 
-    All of it goes to a fork first, so that a failure leaves nothing behind. A session with changes
-    of its own cannot be treated so: changes to one array on both sides of a fork do not merge.
+    All goes to a fork first, so that a failure leaves nothing behind. A session with changes of its
+    own cannot be treated so: changes to one array on both sides of a fork do not merge.
     """
-    fork = None if target.has_uncommitted_changes else target.fork()
-    into = target if fork is None else fork
+    if target.has_uncommitted_changes:
+        yield target
+        return
+    fork = target.fork()
     try:
-        writes = dump(into).writes
-        if compute and writes:
-            pending_write(
-                writes, into, split_every=split_every, compute_kwargs=compute_kwargs
-            ).compute()
+        yield fork
     except BaseException:
-        if fork is not None:
-            fork.discard_changes()
+        fork.discard_changes()
         raise
-    if fork is not None:
-        target.merge(fork)
-    if compute:
-        return None
-    return pending_write(writes, target, split_every=split_every, compute_kwargs=compute_kwargs)
+    target.merge(fork)
+
+
+def _write_now(
+    target: Session,
+    planned: WritePlan,
+    dump: Callable[[Session], BlockCollector],
+    pending: Callable[[Sequence[BlockWrite], Session], PendingWrite],
+    progress: ProgressOption,
+) -> IngestReport:
+    """Write metadata and data in memory, then the blocks, and tell how far it is."""
+    rows = planned.variables
+    in_memory = sum((_amount(row) for row in rows if not row.tasks), NOTHING)
+    total = sum(map(_amount, rows), NOTHING)
+    with operation(progress, "writing", total) as running:
+        with _transaction(target) as into:
+            before = session_amounts(into)
+            writes = dump(into).writes
+            running.advance_to(in_memory)
+            if writes:
+                part = as_part_of(running.job_id, in_memory, running.tell) if progress else False
+                pending(writes, into).compute(progress=part)
+            after = session_amounts(into)
+        prefix = planned.group.rstrip("/")
+        report = report_of(
+            running.job_id,
+            {path: now - before.get(path, NOTHING) for path, now in after.items()},
+            {f"{prefix}/{row.name}": row.size_bytes for row in rows},
+            tasks=planned.write_tasks,
+            seconds=running.seconds,
+        )
+        running.done = report.amount
+    return report
+
+
+def _amount(row: VariablePlan) -> Amount:
+    return Amount(tasks=row.tasks, chunks=row.zarr_chunks or 0, size_bytes=row.size_bytes)

@@ -165,16 +165,3 @@ def test_text_html_and_dict():
     assert loaded["write_tasks"] == 4
     assert loaded["variables"][0]["name"] == "t"
     assert loaded["variables"][0]["problems"]
-
-
-def test_bytes_text():
-    from icechunk.dask.plan_text import bytes_text
-
-    assert [bytes_text(n) for n in (0, 999, 1000, 123_456, 2 * 10**9, 10**18)] == [
-        "0 B",
-        "999 B",
-        "1 kB",
-        "123 kB",
-        "2 GB",
-        "1000 PB",
-    ]
