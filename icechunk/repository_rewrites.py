@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from icechunk._sync.repository_rewrites import RepositoryRewritesTwins
 from icechunk.checkout import SessionMode
+from icechunk.errors import ErrorKind, FormatError
 from icechunk.ids import id_text
 from icechunk.persisted_conditions import persisted_split_sizes
 from icechunk.session import Session
@@ -96,6 +97,8 @@ class RepositoryRewrites(RepositoryRewritesTwins):
             moved nodes is not amended by this.
         ReadOnlyError
             Kind ``read-only-repository``.
+        FormatError
+            Kind ``unsupported-operation-for-version``; amending, in version 1.
 
         Notes
         -----
@@ -106,12 +109,19 @@ class RepositoryRewrites(RepositoryRewritesTwins):
             raise ValueError(
                 f"commit_method is {commit_method!r}; expected 'new_commit' or 'amend'"
             )
+        mode = CommitMode(commit_method)
+        if mode is CommitMode.AMEND and self._state.assets.spec_version == 1:
+            raise FormatError(
+                "this repository is of format version 1, which has no amending: rewrite with "
+                "commit_method='new_commit'.",
+                ErrorKind.UNSUPPORTED_OPERATION_FOR_VERSION,
+            )
         refs = await self._state.refs()
         refs.require_writable()
         tip = await refs.tip_of_branch(branch)
         state = await self._session_state(tip, SessionMode.writable, branch)
         request = CommitRequest(
-            mode=CommitMode(commit_method),
+            mode=mode,
             branch=branch,
             message=checked_message(message),
             metadata={

@@ -5,6 +5,7 @@ Source: Icechunk specification, sections "Expiration" and "Garbage collection".
 
 from __future__ import annotations
 
+import warnings
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -17,16 +18,16 @@ from icechunk.ops.stats import ChunkStorageStats, chunk_storage_stats
 if TYPE_CHECKING:
     from icechunk.repository_state import RepositoryState
 
+_TOTAL_IS_DEPRECATED: Final = (
+    "total_chunks_storage counts native chunks only: use chunk_storage_stats(), whose native_bytes "
+    "is the same number"
+)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
 class RepositoryUpkeep(RepositoryUpkeepTwins):
-    """The part of a repository that keeps it small.
-
-    Collection and statistics need format version 2; in a repository of version 1 they raise
-    `FormatError`, kind ``unsupported-spec-version``.
-    """
+    """The part of a repository that keeps it small."""
 
     _state: RepositoryState
 
@@ -198,10 +199,11 @@ class RepositoryUpkeep(RepositoryUpkeepTwins):
         max_decoded_manifest_mem_bytes: int = 4 * 1024 * 1024 * 1024,
         max_concurrent_manifest_fetches: int = 500,
     ) -> int:
-        """Return the bytes of native chunks; use `chunk_storage_stats_async` instead.
+        """Return the bytes of native chunks; deprecated, see `chunk_storage_stats_async`.
 
         Parameters and errors as there.
         """
+        warnings.warn(_TOTAL_IS_DEPRECATED, DeprecationWarning, stacklevel=2)
         stats = await self.chunk_storage_stats_async(
             max_snapshots_in_memory=max_snapshots_in_memory,
             max_compressed_manifest_mem_bytes=max_compressed_manifest_mem_bytes,
@@ -209,6 +211,27 @@ class RepositoryUpkeep(RepositoryUpkeepTwins):
             max_concurrent_manifest_fetches=max_concurrent_manifest_fetches,
         )
         return stats.native_bytes
+
+    # By hand, so that the warning names the caller's line and not one of the I/O thread.
+    def total_chunks_storage(
+        self,
+        *,
+        max_snapshots_in_memory: int = 50,
+        max_compressed_manifest_mem_bytes: int = 512 * 1024 * 1024,
+        max_decoded_manifest_mem_bytes: int = 4 * 1024 * 1024 * 1024,
+        max_concurrent_manifest_fetches: int = 500,
+    ) -> int:
+        """Return the bytes of native chunks; deprecated, see `chunk_storage_stats`.
+
+        Parameters and errors as there.
+        """
+        warnings.warn(_TOTAL_IS_DEPRECATED, DeprecationWarning, stacklevel=2)
+        return self.chunk_storage_stats(
+            max_snapshots_in_memory=max_snapshots_in_memory,
+            max_compressed_manifest_mem_bytes=max_compressed_manifest_mem_bytes,
+            max_decoded_manifest_mem_bytes=max_decoded_manifest_mem_bytes,
+            max_concurrent_manifest_fetches=max_concurrent_manifest_fetches,
+        ).native_bytes
 
 
 def _microseconds(when: datetime) -> int:

@@ -77,6 +77,8 @@ class RepositoryRewritesTwins:
             moved nodes is not amended by this.
         ReadOnlyError
             Kind ``read-only-repository``.
+        FormatError
+            Kind ``unsupported-operation-for-version``; amending, in version 1.
 
         Notes
         -----

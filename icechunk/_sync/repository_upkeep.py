@@ -178,24 +178,3 @@ class RepositoryUpkeepTwins:
                 max_concurrent_manifest_fetches=max_concurrent_manifest_fetches,
             )
         )
-
-    def total_chunks_storage(
-        self,
-        *,
-        max_snapshots_in_memory: int = 50,
-        max_compressed_manifest_mem_bytes: int = 512 * 1024 * 1024,
-        max_decoded_manifest_mem_bytes: int = 4 * 1024 * 1024 * 1024,
-        max_concurrent_manifest_fetches: int = 500,
-    ) -> int:
-        """Return the bytes of native chunks; use `chunk_storage_stats` instead.
-
-        Parameters and errors as there.
-        """
-        return run(
-            self.total_chunks_storage_async(
-                max_snapshots_in_memory=max_snapshots_in_memory,
-                max_compressed_manifest_mem_bytes=max_compressed_manifest_mem_bytes,
-                max_decoded_manifest_mem_bytes=max_decoded_manifest_mem_bytes,
-                max_concurrent_manifest_fetches=max_concurrent_manifest_fetches,
-            )
-        )

@@ -4,6 +4,7 @@ Source: Icechunk specification, section "Garbage collection". What keeps it safe
 
 - First the repo object forgets the snapshots that are to go, by compare-and-swap. From then on
   nobody can point a branch at them; what anybody commits later is based on a snapshot that stays.
+  In version 1 nothing can forget them: what refs lead to is looked up again before the end.
 - Only then is collected what the remaining snapshots need, so nothing committed before is missed.
 - What is younger than the cut-off stays, by the storage's own clock, and with it everything that
   young snapshots need which nobody registered: those of forks and of commits under way.
@@ -31,6 +32,7 @@ from icechunk.errors import ErrorKind, StorageError
 from icechunk.format.chunk_table import ChunkKind
 from icechunk.format.repo_info import GCRan, RepoInfo, UpdateKind
 from icechunk.ids import ObjectId
+from icechunk.ops.reachable import reachable_snapshots
 from icechunk.ops.reading import ReadLimits, check_limit, manifests_of, reduce_manifests
 from icechunk.ops.sweep import Listed, Sweep, SweepLimits, Swept, listing
 from icechunk.shelf import Shelf
@@ -107,6 +109,14 @@ class GCLimits(SweepLimits):
 
 
 @dataclass(frozen=True, slots=True)
+class _Registered:
+    """Ids of the snapshots that the repository knows, and of logs they stand in for."""
+
+    snapshot_ids: U8Array
+    pruned_logs: U8Array
+
+
+@dataclass(frozen=True, slots=True)
 class _Needed:
     """Ids of everything that must stay, by kind."""
 
@@ -143,7 +153,19 @@ async def collect_garbage(
     before = await _snapshot_files(assets)
     old = KeySet()
     old.add(before.ids[before.older_than(cutoff_us)])
-    await _look_up_unlisted(assets, before, old, cutoff_us)
+    young = before.ids[~old.holds(before.ids)]
+    if assets.spec_version == 1:
+        needed = await _needed_in_version_1(assets, young, limits)
+    else:
+        await _look_up_unlisted(assets, before, old, cutoff_us)
+        registered = await _registered(assets, old, dry_run=dry_run)
+        needed = await _needed(assets, registered, young, limits)
+    needed.chunks.add(shelved)
+    return await _sweep_all(assets, needed, cutoff_us, limits, dry_run=dry_run)
+
+
+async def _registered(assets: AssetManager, old: KeySet, *, dry_run: bool) -> _Registered:
+    """Make the repo object forget the old snapshots that nothing leads to; return the others."""
 
     def forget(info: RepoInfo) -> tuple[RepoInfo, UpdateKind]:
         return without_unreachable(info, old.holds)[0], GCRan()
@@ -152,9 +174,18 @@ async def collect_garbage(
         info = forget((await read_state(assets)).info)[0]
     else:
         info = await update_repo(assets, forget)
-    needed = await _needed(assets, info, before.ids[~old.holds(before.ids)], limits)
-    needed.chunks.add(shelved)
-    return await _sweep_all(assets, needed, cutoff_us, limits, dry_run=dry_run)
+    pruned = [log for record in info.snapshots for log in record.pruned_logs]
+    return _Registered(info.snapshots.ids, id_column(pruned))
+
+
+async def _needed_in_version_1(assets: AssetManager, young: U8Array, limits: GCLimits) -> _Needed:
+    """Collect what branches and tags lead to, until they lead to nothing else meanwhile."""
+    ids = await reachable_snapshots(assets)
+    while True:
+        needed = await _needed(assets, _Registered(ids, id_column([])), young, limits)
+        ids = await reachable_snapshots(assets)
+        if needed.snapshots.holds(ids).all():
+            return needed
 
 
 async def _shelved_chunks(assets: AssetManager) -> U8Array:
@@ -208,19 +239,18 @@ async def _look_up_unlisted(
 
 
 async def _needed(
-    assets: AssetManager, info: RepoInfo, young: U8Array, limits: GCLimits
+    assets: AssetManager, registered: _Registered, young: U8Array, limits: GCLimits
 ) -> _Needed:
     """Collect what the registered snapshots need, and the young ones that nobody registered."""
     snapshots, logs, manifests = KeySet(), KeySet(), KeySet()
-    snapshots.add(info.snapshots.ids)
+    snapshots.add(registered.snapshot_ids)
     unregistered = young[snapshots.add(young)]
-    logs.add(info.snapshots.ids)
+    logs.add(registered.snapshot_ids)
     logs.add(unregistered)
-    pruned = [log for record in info.snapshots for log in record.pruned_logs]
-    logs.add(id_column(pruned))
+    logs.add(registered.pruned_logs)
     chunks = _ChunkIds()
     # What is registered must be all there. Files of somebody who was about to commit may have gone.
-    for ids, missing_ok in ((info.snapshots.ids, False), (unregistered, True)):
+    for ids, missing_ok in ((registered.snapshot_ids, False), (unregistered, True)):
         snapshot_ids = (ObjectId(row.tobytes()) for row in ids)
         files = await manifests_of(assets, snapshot_ids, limits.read, missing_ok=missing_ok)
         files = files.take(np.flatnonzero(manifests.add(files.ids)))

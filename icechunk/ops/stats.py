@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from icechunk.assets.refs import read_state
-from icechunk.core.expiry import reachable
 from icechunk.core.id_columns import KeySet
 from icechunk.format.chunk_table import ChunkKind
+from icechunk.ids import ObjectId
+from icechunk.ops.reachable import reachable_snapshots
 from icechunk.ops.reading import ReadLimits, manifests_of, reduce_manifests
 
 if TYPE_CHECKING:
@@ -87,10 +87,8 @@ async def chunk_storage_stats(assets: AssetManager, limits: ReadLimits) -> Chunk
     -----
     Memory: besides the limits, 12 bytes for each native and 32 for each virtual chunk.
     """
-    info = (await read_state(assets)).info
-    table = info.snapshots
-    rows = np.flatnonzero(reachable(table, (*info.branches.values(), *info.tags.values())))
-    files = await manifests_of(assets, map(table.id_at, rows.tolist()), limits)
+    ids = await reachable_snapshots(assets)
+    files = await manifests_of(assets, (ObjectId(row.tobytes()) for row in ids), limits)
     tally = _Tally()
     await reduce_manifests(assets, files, limits, tally.take)
     return ChunkStorageStats(
