@@ -111,10 +111,17 @@ from icechunk.session import ForkSession, Session
 from icechunk.snapshots import AncestryGraph, Diff, ManifestFileInfo, SnapshotHistory, SnapshotInfo
 from icechunk.storage import (
     Storage,
+    azure_storage,
     fsspec_storage,
+    gcs_storage,
+    hf_storage,
+    http_storage,
     in_memory_storage,
     local_filesystem_storage,
+    r2_storage,
+    redirect_storage,
     s3_storage,
+    tigris_storage,
 )
 from icechunk.store import IcechunkStore
 from icechunk.types import (
@@ -220,6 +227,7 @@ __all__ = [
     "azure_from_env_credentials",
     "azure_refreshable_credentials",
     "azure_static_credentials",
+    "azure_storage",
     "azure_store",
     "containers_credentials",
     "fsspec_storage",
@@ -227,13 +235,18 @@ __all__ = [
     "gcs_from_env_credentials",
     "gcs_refreshable_credentials",
     "gcs_static_credentials",
+    "gcs_storage",
     "gcs_store",
+    "hf_storage",
+    "http_storage",
     "http_store",
     "in_memory_storage",
     "initialize_logs",
     "local_filesystem_storage",
     "local_filesystem_store",
     "print_debug_info",
+    "r2_storage",
+    "redirect_storage",
     "s3_anonymous_credentials",
     "s3_credentials",
     "s3_from_env_credentials",
@@ -244,6 +257,7 @@ __all__ = [
     "set_logs_filter",
     "shutdown_telemetry",
     "spec_version",
+    "tigris_storage",
     "upgrade_icechunk_repository",
     "user_agent",
 ]

@@ -6,6 +6,7 @@ arguments are refused. The values themselves are described in `icechunk.credenti
 
 from __future__ import annotations
 
+import json
 import pickle
 from typing import TYPE_CHECKING
 
@@ -255,7 +256,7 @@ def gcs_anonymous_credentials() -> GcsCredentials.Anonymous:
 def gcs_static_credentials(
     *,
     service_account_file: str | None = None,
-    service_account_key: str | None = None,
+    service_account_key: str | Mapping[str, str] | None = None,
     application_credentials: str | None = None,
     bearer_token: str | None = None,
 ) -> AnyGcsStaticCredential:
@@ -265,8 +266,8 @@ def gcs_static_credentials(
     ----------
     service_account_file : str or None
         Path of a service account file.
-    service_account_key : str or None
-        Content of a service account file, as JSON text.
+    service_account_key : str or mapping or None
+        Content of a service account file, as JSON text or parsed.
     application_credentials : str or None
         Path of an application credentials file.
     bearer_token : str or None
@@ -294,6 +295,8 @@ def gcs_static_credentials(
     if service_account_file is not None:
         return GcsStaticCredentials.ServiceAccount(service_account_file)
     if service_account_key is not None:
+        if not isinstance(service_account_key, str):
+            service_account_key = json.dumps(dict(service_account_key))
         return GcsStaticCredentials.ServiceAccountKey(service_account_key)
     if application_credentials is not None:
         return GcsStaticCredentials.ApplicationCredentials(application_credentials)
@@ -341,7 +344,7 @@ def gcs_refreshable_credentials(
 def gcs_credentials(
     *,
     service_account_file: str | None = None,
-    service_account_key: str | None = None,
+    service_account_key: str | Mapping[str, str] | None = None,
     application_credentials: str | None = None,
     bearer_token: str | None = None,
     from_env: bool | None = None,
@@ -355,8 +358,8 @@ def gcs_credentials(
     ----------
     service_account_file : str or None
         Path of a service account file.
-    service_account_key : str or None
-        Content of a service account file, as JSON text.
+    service_account_key : str or mapping or None
+        Content of a service account file, as JSON text or parsed.
     application_credentials : str or None
         Path of an application credentials file.
     bearer_token : str or None

@@ -19,6 +19,18 @@ from icechunk.storage.makers import (
     local_filesystem_storage,
     s3_storage,
 )
+from icechunk.storage.makers_cloud import (
+    azure_storage,
+    gcs_storage,
+    http_storage,
+    redirect_storage,
+)
+from icechunk.storage.makers_s3 import (
+    hf_storage,
+    r2_storage,
+    s3_object_store_storage,
+    tigris_storage,
+)
 from icechunk.storage.url import storage_for_url
 from icechunk.storage_settings import (
     StorageConcurrencySettings,
@@ -40,14 +52,22 @@ __all__ = [
     "StorageRetriesSettings",
     "StorageSettings",
     "StorageTimeoutSettings",
+    "azure_storage",
     "azure_store",
     "fsspec_storage",
+    "gcs_storage",
     "gcs_store",
+    "hf_storage",
+    "http_storage",
     "http_store",
     "in_memory_storage",
     "local_filesystem_storage",
     "local_filesystem_store",
+    "r2_storage",
+    "redirect_storage",
+    "s3_object_store_storage",
     "s3_storage",
     "s3_store",
     "storage_for_url",
+    "tigris_storage",
 ]

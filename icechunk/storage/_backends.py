@@ -16,6 +16,13 @@ _MODULES: Final = {
     "memory": ("icechunk.storage.memory", "MemoryStorage"),
     "local": ("icechunk.storage.local", "LocalStorage"),
     "s3": ("icechunk.storage.s3", "S3Storage"),
+    "tigris": ("icechunk.storage._s3_family", "Tigris"),
+    "r2": ("icechunk.storage._s3_family", "R2"),
+    "hf": ("icechunk.storage._s3_family", "HuggingFace"),
+    "gcs": ("icechunk.storage.gcs", "GcsStorage"),
+    "azure": ("icechunk.storage.azure", "AzureStorage"),
+    "http": ("icechunk.storage.http", "HttpStorage"),
+    "redirect": ("icechunk.storage.redirect", "RedirectStorage"),
     "fsspec": ("icechunk.storage.generic", "FsspecStorage"),
 }
 

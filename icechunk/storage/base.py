@@ -15,9 +15,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NewType, Self
 
 from icechunk._io import loop
-from icechunk.credential_values import S3Credentials
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
-from icechunk.storage._backends import make_storage
+from icechunk.storage._constructors import StorageConstructors
 from icechunk.storage_settings import (
     StorageConcurrencySettings,
     StorageRetriesSettings,
@@ -26,11 +25,7 @@ from icechunk.storage_settings import (
 
 if TYPE_CHECKING:
     import builtins
-    import os
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-
-    from icechunk.credential_values import AnyS3Credential
-    from icechunk.object_store_config import S3Options
 
 
 Version = NewType("Version", str)
@@ -272,7 +267,7 @@ def check_readable(key: str) -> None:
         raise InvalidInputError(f"not a storage key: {key!r}", ErrorKind.BAD_PREFIX)
 
 
-class Storage(ABC):
+class Storage(StorageConstructors, ABC):
     """Where one repository's objects are kept.
 
     Made by `in_memory_storage`, `local_filesystem_storage`, `s3_storage`, `fsspec_storage` and
@@ -477,7 +472,7 @@ class Storage(ABC):
             self._effective = default if self._settings is None else default.merge(self._settings)
         return self._effective
 
-    def check_creatable(self) -> None:  # noqa: B027 (most places are fit)
+    def check_creatable(self) -> None:
         """Refuse a place where no repository may be created.
 
         Raises
@@ -570,48 +565,3 @@ class Storage(ABC):
 
         infos = loop.run_either(collect(), immediate=self.immediate)
         return sorted(infos, key=lambda info: info.key)
-
-    @staticmethod
-    def new_in_memory() -> Storage:
-        """Return an empty storage in this process's memory; see `in_memory_storage`."""
-        return make_storage("memory")
-
-    @staticmethod
-    def new_local_filesystem(path: str | os.PathLike[str]) -> Storage:
-        """Return a storage below a directory; see `local_filesystem_storage`."""
-        return make_storage("local", path)
-
-    @staticmethod
-    def new_s3(
-        config: S3Options,
-        bucket: str,
-        prefix: str | None,
-        credentials: AnyS3Credential | None = None,
-        legacy_rooted_keys: bool | None = None,
-        *,
-        read_headers: Mapping[str, str] | None = None,
-        write_headers: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Storage:
-        """Return a storage in S3 or a compatible service; see `s3_storage`.
-
-        Parameters
-        ----------
-        config : S3Options
-            How the service is reached.
-        bucket, prefix, legacy_rooted_keys, read_headers, write_headers, headers
-            As for `s3_storage`.
-        credentials : AnyS3Credential or None
-            From the environment when omitted.
-        """
-        return make_storage(
-            "s3",
-            config,
-            bucket,
-            prefix,
-            S3Credentials.FromEnv() if credentials is None else credentials,
-            legacy_rooted_keys=legacy_rooted_keys,
-            read_headers=read_headers,
-            write_headers=write_headers,
-            headers=headers,
-        )

@@ -1,0 +1,349 @@
+"""Opening Azure clients, and what their errors mean. The only module that sees the Azure SDK.
+
+The SDK is an optional library, loaded when the first client is opened. It is asked directly and not
+through adlfs, which has no conditional update.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from icechunk.credential_values import (
+    AzureCredentials,
+    AzureRefreshableCredential,
+    AzureStaticCredentials,
+)
+from icechunk.errors import ErrorKind, InvalidInputError, StorageError
+from icechunk.storage._renewal import Renewals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from icechunk.credential_values import AnyAzureCredential, AnyAzureRefreshableCredential
+    from icechunk.storage._renewal import Renewed
+    from icechunk.storage._web import WebOptions
+    from icechunk.storage_settings import StorageSettings
+
+_CONNECT_SECONDS: Final = 10.0
+_READ_SECONDS: Final = 60.0
+_SINGLE_GET_BYTES: Final = 1 << 40  # parts are our own
+_MOST_SINGLE_PUT_BYTES: Final = 4000 << 20  # the service's limit
+_FAR_SECONDS: Final = 10 * 365 * 86400
+
+_KEY_NAMES: Final = (
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_ACCESS_KEY",
+    "AZURE_STORAGE_KEY",
+)
+_SAS_NAMES: Final = ("AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_SAS_KEY")
+_TOKEN_NAMES: Final = ("AZURE_STORAGE_TOKEN",)
+
+_THROTTLED: Final = frozenset({429, 503})
+_ADVICE: Final = {
+    400: "the request was not understood: check account, container and config",
+    401: "access was denied: check the credentials",
+    403: "access was denied: check the credentials and what they may do in this container",
+}
+_REFUSED: Final = {
+    "ContainerNotFound": "there is no such container: check container and account",
+    "AuthenticationFailed": "the credentials are wrong or have ended: check them and this "
+    "machine's clock, or pass get_credentials",
+    "AuthorizationFailure": "access was denied: check the credentials",
+    "NoAuthenticationInformation": "the container is not public: pass credentials",
+    "InvalidAuthenticationInfo": "the token is not valid or has ended: check the credentials",
+}
+
+_renewals: Final[Renewals[AnyAzureRefreshableCredential]] = Renewals()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AzurePlace:
+    """Where objects are in Azure Blob Storage, and how to get at them.
+
+    Parameters
+    ----------
+    account, container, prefix : str
+        Prefix without slashes at its ends.
+    credentials : AnyAzureCredential
+        One of the four cases.
+    endpoint : str
+        URL of the account.
+    web : WebOptions
+        Of the HTTP client.
+    """
+
+    account: str
+    container: str
+    prefix: str
+    credentials: AnyAzureCredential
+    endpoint: str
+    web: WebOptions
+
+    @property
+    def description(self) -> str:
+        """Return ``az://`` with account, container and prefix."""
+        prefix = f"/{self.prefix}" if self.prefix else ""
+        return f"az://{self.account}/{self.container}{prefix}"
+
+
+class AzureClient:
+    """A client of one container, replaced when its credentials are.
+
+    Parameters
+    ----------
+    place : AzurePlace
+        Which container.
+    settings : StorageSettings
+        Times and sizes.
+    """
+
+    def __init__(self, place: AzurePlace, settings: StorageSettings) -> None:
+        self._place = place
+        self._settings = settings
+        self._renewed: Renewed[AnyAzureRefreshableCredential] | None = None
+        if isinstance(place.credentials, AzureCredentials.Refreshable):
+            self._renewed = _renewals.of(place.credentials)
+        self._made_of: AnyAzureRefreshableCredential | None = None
+        self._container: Any = None
+        self._ambient: Any = None
+        self._old: list[Any] = []
+
+    async def container(self) -> Any:
+        """Return the client to use now.
+
+        Raises
+        ------
+        IcechunkError
+            Kind ``invalid-credentials``; there are none, and the message says why.
+        """
+        current = None if self._renewed is None else await self._renewed.ready()
+        if self._container is None or current is not self._made_of:
+            made = self._open(current)
+            if self._container is not None:
+                self._old.append(self._container)  # requests may still be on their way
+            self._container, self._made_of = made, current
+        return self._container
+
+    async def renew(self, used: Any) -> bool:
+        """Get other credentials than those of the client ``used``; False when there can be none."""
+        if self._renewed is None:
+            return False
+        if used is self._container:
+            await self._renewed.renewed(self._made_of)
+        return True
+
+    def _open(self, current: AnyAzureRefreshableCredential | None) -> Any:
+        try:
+            from azure.storage.blob.aio import (  # noqa: PLC0415
+                ContainerClient,
+                ExponentialRetry,
+            )
+        except ImportError as error:
+            raise InvalidInputError(
+                "Azure needs the azure-storage-blob package: pip install 'icechunk[azure]'",
+                ErrorKind.STORAGE_CONFIG,
+            ) from error
+        place, settings, web = self._place, self._settings, self._place.web
+        timeouts = settings.timeouts
+        connect_ms = timeouts.connect_timeout_ms if timeouts else None
+        read_ms = timeouts.read_timeout_ms if timeouts else None
+        least = settings.minimum_size_for_multipart_upload
+        single = _MOST_SINGLE_PUT_BYTES if least is None else min(least, _MOST_SINGLE_PUT_BYTES)
+        more: dict[str, Any] = {}
+        if web.user_agent is not None:
+            more["user_agent"] = web.user_agent
+        if web.proxy is not None:
+            more["proxies"] = {"http": web.proxy, "https": web.proxy}
+        return ContainerClient(
+            place.endpoint,
+            place.container,
+            credential=self._credential(current),
+            # Attempts are ours, because a conditional write is judged after each.
+            retry_policy=ExponentialRetry(retry_total=0),
+            max_single_get_size=_SINGLE_GET_BYTES,
+            max_single_put_size=max(single - 1, 1),
+            connection_timeout=_seconds(connect_ms, web.connect_seconds, _CONNECT_SECONDS),
+            read_timeout=_seconds(read_ms, web.read_seconds, _READ_SECONDS),
+            logging_enable=False,
+            **more,
+        )
+
+    def _credential(self, current: AnyAzureRefreshableCredential | None) -> Any:
+        account, case = self._place.account, self._place.credentials
+        if isinstance(case, AzureCredentials.Anonymous):
+            return None
+        given = case[0] if isinstance(case, AzureCredentials.Static) else current
+        match given:
+            case AzureStaticCredentials.AccessKey():
+                return _key(account, given[0])
+            case AzureStaticCredentials.SasToken():
+                return given[0].removeprefix("?")
+            case AzureStaticCredentials.BearerToken():
+                return BearerToken(given[0])
+            case None:
+                return self._of_environment()
+            case _:
+                return _renewed(account, given)
+
+    def _of_environment(self) -> Any:
+        place = self._place
+        if found := _first(_KEY_NAMES):
+            return _key(place.account, found)
+        if found := _first(_SAS_NAMES):
+            return found.removeprefix("?")
+        if found := _first(_TOKEN_NAMES):
+            return BearerToken(found)
+        try:
+            from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415
+        except ImportError as error:
+            raise InvalidInputError(
+                "there are no Azure credentials in the environment: set AZURE_STORAGE_ACCOUNT_KEY "
+                "or AZURE_STORAGE_SAS_TOKEN, pass credentials, or pip install 'icechunk[azure]' "
+                "for those of a logged-in user",
+                ErrorKind.INVALID_CREDENTIALS,
+            ) from error
+        if self._ambient is None:
+            self._ambient = DefaultAzureCredential()
+        return self._ambient
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for client in (*self._old, self._container, self._ambient):
+            if client is not None:
+                await client.close()
+
+
+class BearerToken:
+    """A fixed token, as the SDK wants to be given one.
+
+    Parameters
+    ----------
+    bearer : str
+        The token.
+    """
+
+    def __init__(self, bearer: str) -> None:
+        self._bearer = bearer
+
+    async def get_token(self, *_: str, **__: Any) -> Any:
+        """Return the token; its end is watched elsewhere."""
+        from azure.core.credentials import AccessToken  # noqa: PLC0415
+
+        return AccessToken(self._bearer, int(time.time()) + _FAR_SECONDS)
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+
+def _renewed(account: str, given: AnyAzureRefreshableCredential) -> Any:
+    match given:
+        case AzureRefreshableCredential.AccessKey():
+            return _key(account, given.key)
+        case AzureRefreshableCredential.SasToken():
+            return given.token.removeprefix("?")
+        case AzureRefreshableCredential.BearerToken():
+            return BearerToken(given.bearer)
+
+
+def _key(account: str, key: str) -> dict[str, str]:
+    return {"account_name": account, "account_key": key}
+
+
+def _first(names: tuple[str, ...]) -> str | None:
+    return next((os.environ[name] for name in names if os.environ.get(name)), None)
+
+
+def _seconds(milliseconds: int | None, seconds: float | None, default: float) -> float:
+    if milliseconds is not None:
+        return milliseconds / 1000
+    return default if seconds is None else seconds
+
+
+# -------------------------------------------------------------------- errors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What an error of the SDK says about a request.
+
+    Parameters
+    ----------
+    status : int or None
+        HTTP status of the reply; None when there was none.
+    code : str
+        The service's code.
+    """
+
+    status: int | None
+    code: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """Read an error."""
+        code = getattr(error, "error_code", None)
+        text = "" if code is None else str(getattr(code, "value", code))
+        return cls(status=getattr(error, "status_code", None), code=text)
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether another attempt may fare better."""
+        return self.status is None or self.status in {408, 429} or self.status >= 500
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether other credentials may be taken."""
+        return self.status == 401 or self.code in {
+            "AuthenticationFailed",
+            "InvalidAuthenticationInfo",
+        }
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether there is no such object; not to be taken for a missing container."""
+        return self.status == 404 and self.code != "ContainerNotFound"
+
+
+def sdk_errors() -> tuple[type[Exception], ...]:
+    """Return what the SDK raises; to be called when it is loaded."""
+    from azure.core.exceptions import AzureError  # noqa: PLC0415
+
+    return (AzureError, TimeoutError, ConnectionError)
+
+
+@contextlib.contextmanager
+def translated(place: AzurePlace, verb: str, key: str) -> Iterator[None]:
+    """Turn errors of the SDK into ours, naming the place and what to do."""
+    try:
+        yield
+    except sdk_errors() as error:
+        raise storage_error(place, verb, key, error) from error
+
+
+def storage_error(place: AzurePlace, verb: str, key: str, error: Exception) -> StorageError:
+    """Return our error for one of the SDK's."""
+    where = f"{verb} az://{place.account}/{place.container}/{key}"
+    failure = Failure.of(error)
+    if failure.is_missing:
+        return StorageError(f"cannot {where}: no such object", ErrorKind.OBJECT_NOT_FOUND)
+    if failure.status in _THROTTLED:
+        return StorageError(
+            f"cannot {where}: the service asks to slow down, also after all retries; lower "
+            "max_concurrent_requests or try again later",
+            ErrorKind.THROTTLED,
+        )
+    if failure.status is None:
+        return StorageError(
+            f"cannot {where}: {type(error).__name__}: no answer; check the endpoint and the network"
+        )
+    advice = _REFUSED.get(failure.code) or _ADVICE.get(failure.status, "the service gave no reason")
+    return StorageError(f"cannot {where}: {failure.code or failure.status}: {advice}")
