@@ -242,15 +242,13 @@ async def _commit_once(
         log = united_log(replaced, log)
     await gather_limited(2, [assets.write_snapshot(snapshot), assets.write_transaction_log(log)])
 
-    if checkout.mode is SessionMode.rearrange:
-        # The flag may have changed since the session was opened.
-        refs.require_moves()
+    moves = checkout.mode is SessionMode.rearrange
     if request.branch is None:
-        await refs.register(snapshot, base.id)
+        await refs.register(snapshot, base.id, moves=moves)
     elif request.mode is CommitMode.AMEND:
-        await refs.amend(request.branch, snapshot, base.id)
+        await refs.amend(request.branch, snapshot, base.id, moves=moves)
     else:
-        await refs.commit(request.branch, snapshot, base.id)
+        await refs.commit(request.branch, snapshot, base.id, moves=moves)
     checkout.committed(snapshot)
     return snapshot.id
 

@@ -179,7 +179,14 @@ class RefFiles(RefStore):
         if not await self.folder.mark_deleted(await self._tag(tag)):
             raise history.no_such_ref(await self.tags(), tag, TAG)
 
-    async def commit(self, branch: str, snapshot: Snapshot, base: ObjectId) -> None:
+    async def commit(
+        self,
+        branch: str,
+        snapshot: Snapshot,
+        base: ObjectId,
+        *,
+        moves: bool = False,  # noqa: ARG002 # there are no sessions that move, see require_moves
+    ) -> None:
         """Make a written snapshot the tip of a branch that is at ``base``."""
         await self.folder.require_in_use()
         unsure = False
@@ -197,11 +204,18 @@ class RefFiles(RefStore):
             unsure = True
         raise _exhausted(branch)
 
-    async def amend(self, branch: str, snapshot: Snapshot, base: ObjectId) -> NoReturn:  # noqa: ARG002
+    async def amend(
+        self,
+        branch: str,  # noqa: ARG002
+        snapshot: Snapshot,  # noqa: ARG002
+        base: ObjectId,  # noqa: ARG002
+        *,
+        moves: bool = False,  # noqa: ARG002
+    ) -> NoReturn:
         """Refuse: there is no amending in version 1."""
         raise needs_version_2("amending a commit")
 
-    async def register(self, snapshot: Snapshot, base: ObjectId) -> None:
+    async def register(self, snapshot: Snapshot, base: ObjectId, *, moves: bool = False) -> None:
         """Do nothing: in version 1 a snapshot exists when its file does."""
 
     async def expire(

@@ -189,18 +189,35 @@ class RefStore(ABC):
         """Delete a tag; its name is used up for ever."""
 
     @abstractmethod
-    async def commit(self, branch: str, snapshot: Snapshot, base: ObjectId) -> None:
+    async def commit(
+        self, branch: str, snapshot: Snapshot, base: ObjectId, *, moves: bool = False
+    ) -> None:
         """Make a written snapshot the tip of a branch that is at ``base``.
+
+        Parameters
+        ----------
+        branch : str
+            Which.
+        snapshot : Snapshot
+            Written already.
+        base : ObjectId
+            Where the branch must be.
+        moves : bool
+            The snapshot moves nodes, which must be allowed at the moment of the change.
 
         Raises
         ------
         ConflictError
             Kind ``commit-conflict``; the branch is elsewhere.
+        SessionStateError
+            Kind ``feature-flag-disabled``; moves are switched off.
         """
 
     @abstractmethod
-    async def amend(self, branch: str, snapshot: Snapshot, base: ObjectId) -> None:
-        """Put a written snapshot in the place of ``base``, the tip of a branch.
+    async def amend(
+        self, branch: str, snapshot: Snapshot, base: ObjectId, *, moves: bool = False
+    ) -> None:
+        """Put a written snapshot in the place of ``base``, the tip of a branch; else as `commit`.
 
         Raises
         ------
@@ -211,8 +228,8 @@ class RefStore(ABC):
         """
 
     @abstractmethod
-    async def register(self, snapshot: Snapshot, base: ObjectId) -> None:
-        """Make a written snapshot after ``base`` known that no branch points at."""
+    async def register(self, snapshot: Snapshot, base: ObjectId, *, moves: bool = False) -> None:
+        """Make a written snapshot known that no branch points at; parameters as `commit`."""
 
     @abstractmethod
     async def expire(

@@ -144,17 +144,21 @@ class RepoObject(RefStore):
         await self._update(change)
         return released
 
-    async def commit(self, branch: str, snapshot: Snapshot, base: ObjectId) -> None:
+    async def commit(
+        self, branch: str, snapshot: Snapshot, base: ObjectId, *, moves: bool = False
+    ) -> None:
         """Make a written snapshot the tip of a branch that is at ``base``."""
-        await self._update(history.advance_branch(branch, snapshot, base))
+        await self._update(_allowed(history.advance_branch(branch, snapshot, base), moves=moves))
 
-    async def amend(self, branch: str, snapshot: Snapshot, base: ObjectId) -> None:
+    async def amend(
+        self, branch: str, snapshot: Snapshot, base: ObjectId, *, moves: bool = False
+    ) -> None:
         """Put a written snapshot in the place of ``base``, the tip of a branch."""
-        await self._update(history.amend_branch(branch, snapshot, base))
+        await self._update(_allowed(history.amend_branch(branch, snapshot, base), moves=moves))
 
-    async def register(self, snapshot: Snapshot, base: ObjectId) -> None:
+    async def register(self, snapshot: Snapshot, base: ObjectId, *, moves: bool = False) -> None:
         """Make a written snapshot known that no branch points at."""
-        await self._update(history.register_snapshot(snapshot, base))
+        await self._update(_allowed(history.register_snapshot(snapshot, base), moves=moves))
 
     async def _update(self, change: history.Change) -> None:
         await update_repo(self.assets, change, known=self.state)
@@ -173,6 +177,21 @@ class RepoObject(RefStore):
 
         await self._update(change)
         return known
+
+
+def _allowed(change: history.Change, *, moves: bool) -> history.Change:
+    """Return the change; where it moves nodes, as one that looks whether that is allowed.
+
+    It looks at the very state it replaces: the flag may change while a commit is under way.
+    """
+    if not moves:
+        return change
+
+    def checked(info: RepoInfo) -> tuple[RepoInfo, UpdateKind]:
+        require_feature(info, Feature.MOVE_NODE)
+        return change(info)
+
+    return checked
 
 
 async def read_repo_object(assets: AssetManager) -> RepoObject:

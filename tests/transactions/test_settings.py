@@ -23,9 +23,11 @@ from icechunk.format.repo_info import (
     UpdateLog,
 )
 from icechunk.ids import INITIAL_SNAPSHOT_ID
+from tests.faults import FaultyStorage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 FLAGS = ["move_node", "create_tag", "delete_tag"]
 
@@ -132,6 +134,35 @@ def test_moves_can_be_switched_off_even_under_an_open_session(repo: ic.Repositor
     with pytest.raises(ic.SessionStateError) as caught:
         repo.rearrange_session("main")
     assert caught.value.kind == "feature-flag-disabled"
+
+
+class _SwitchesOff(FaultyStorage):
+    """Switches moves off just before a commit replaces the repo object, after it was read."""
+
+    def __init__(self, inner: ic.Storage, owner: ic.Repository) -> None:
+        super().__init__(inner)
+        self.owner: ic.Repository | None = owner
+
+    async def put_if_unchanged(self, key: str, data: Any, version: Any, **kwargs: Any) -> Any:
+        owner, self.owner = self.owner, None
+        if owner is not None:
+            await owner.set_feature_flag_async("move_node", setting=False)
+        return await super().put_if_unchanged(key, data, version, **kwargs)
+
+
+@pytest.mark.parametrize("how", ["commit", "amend", "flush"])
+def test_moves_switched_off_in_the_middle_of_a_commit_do_not_land(tmp_path: Path, how: str) -> None:
+    place = ic.local_filesystem_storage(tmp_path / "repo")
+    owner = ic.Repository.create(place)
+    with owner.transaction("main", message="x") as store:
+        zarr.create_group(store).create_group("a")
+    tip = owner.lookup_branch("main")
+    session = ic.Repository.open(_SwitchesOff(place, owner)).rearrange_session("main")
+    session.move("/a", "/b")
+    with pytest.raises(ic.SessionStateError, match="move_node"):
+        getattr(session, how)("moved")
+    assert owner.lookup_branch("main") == tip
+    assert len(list(owner.ancestry(branch="main"))) == 2
 
 
 def test_reopening_changes_the_configuration_of_the_copy_alone(repo: ic.Repository) -> None:
