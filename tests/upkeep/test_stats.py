@@ -56,7 +56,8 @@ def test_each_chunk_counts_once(tmp_path: Path, compressed: bool) -> None:
     expected = stats(40_000, 16_100, 640)
     assert repo.chunk_storage_stats() == expected
     assert repo.chunk_storage_stats(max_decoded_manifest_mem_bytes=1) == expected
-    assert repo.total_chunks_storage() == 40_000
+    with pytest.warns(DeprecationWarning, match="chunk_storage_stats"):
+        assert repo.total_chunks_storage() == 40_000
     repo.reset_branch("main", first)
     assert repo.chunk_storage_stats() == stats(32_000, 16_000, 320)
 
