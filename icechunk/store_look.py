@@ -218,9 +218,10 @@ class StoreLook(Store):
                 yield name
             return
         yield METADATA_NAME
+        seen: set[str] = set()
         if node.kind is NodeKind.ARRAY:
             yield "c"
-        seen: set[str] = set()
+            seen.add("c")
         skip = 1 if path == ROOT else len(path) + 1
         for below in self._checkout.paths_within(path):
             name = below[skip:].partition("/")[0]
