@@ -24,6 +24,7 @@ INITIAL_SNAPSHOT_ID: Final = ObjectId(bytes.fromhex("0b1cc8d6787580f0e33a6534"))
 _RFC4648 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 _CROCKFORD = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _TO_TEXT = bytes.maketrans(_RFC4648, _CROCKFORD)
+_PAIRS = [chr(a) + chr(b) for a in _CROCKFORD for b in _CROCKFORD]
 # Characters outside the alphabet become "=", which the strict base32 decoder refuses inside.
 _FROM_TEXT = bytearray(b"=" * 256)
 for _rfc, _crock in zip(_RFC4648, _CROCKFORD, strict=True):
@@ -45,7 +46,15 @@ def new_node_id() -> NodeId:
 
 def id_text(raw: bytes) -> str:
     """Return the text form of an id: 20 characters for 12 bytes, 13 for 8."""
-    return base64.b32encode(raw).rstrip(b"=").translate(_TO_TEXT).decode("ascii")
+    if len(raw) != OBJECT_ID_BYTES:
+        return base64.b32encode(raw).rstrip(b"=").translate(_TO_TEXT).decode("ascii")
+    # Names of chunks are made by the thousand: ten digits of ten bits are four times as fast.
+    n = int.from_bytes(raw) << 4
+    return (
+        f"{_PAIRS[n >> 90]}{_PAIRS[n >> 80 & 1023]}{_PAIRS[n >> 70 & 1023]}{_PAIRS[n >> 60 & 1023]}"
+        f"{_PAIRS[n >> 50 & 1023]}{_PAIRS[n >> 40 & 1023]}{_PAIRS[n >> 30 & 1023]}"
+        f"{_PAIRS[n >> 20 & 1023]}{_PAIRS[n >> 10 & 1023]}{_PAIRS[n & 1023]}"
+    )
 
 
 def _decode(text: str, length: int, what: str) -> bytes:

@@ -240,7 +240,9 @@ async def _commit_once(
     log = transaction_log_of(snapshot.id, base.nodes, changes)
     if replaced is not None:
         log = united_log(replaced, log)
-    await gather_limited(2, [assets.write_snapshot(snapshot), assets.write_transaction_log(log)])
+    at_once = 1 if assets.storage.immediate else 2
+    writes = [assets.write_snapshot(snapshot), assets.write_transaction_log(log)]
+    await gather_limited(at_once, writes)
 
     moves = checkout.mode is SessionMode.rearrange
     if request.branch is None:

@@ -146,10 +146,10 @@ async def gather_limited(limit: int, coros: Iterable[Coroutine[Any, Any, T]]) ->
             results[index] = await coro
 
     try:
-        if limit <= 1 or driving_now():
+        workers = min(limit, length_hint(coros, limit))
+        if workers <= 1 or driving_now():
             await work()
         else:
-            workers = min(limit, length_hint(coros, limit))
             await _all_or_none([asyncio.create_task(work()) for _ in range(workers)])
     finally:
         for _, coro in pending:

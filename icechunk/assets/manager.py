@@ -149,9 +149,14 @@ class AssetManager:
     async def replace_repo(self, info: RepoInfo, version: Version) -> Version:
         """Write the next repo object; raises `LostRaceError` when it changed meanwhile."""
         data = encode_repo_info(info, level=self.config.compression_level)
-        return await self.storage.put_if_unchanged(
+        written = await self.storage.put_if_unchanged(
             REPO_KEY, data, version, metadata=self._metadata(FileType.REPO)
         )
+        seen = self._seen_repo
+        # What a caller gave (settings, metadata) is read back before it is shown to anybody.
+        if seen is not None and info.metadata is seen[1].metadata and info.config is seen[1].config:
+            self._seen_repo = (data, info.in_file_order())
+        return written
 
     async def back_up_repo(self, name: str, data: bytes) -> None:
         """Keep the bytes of a repo object that is about to be replaced."""

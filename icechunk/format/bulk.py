@@ -33,6 +33,8 @@ def copy_strings(
     -----
     Strings of one size are one numpy assignment, so a million short ones take about 30 ms.
     """
+    if not len(start):
+        return
     source = np.frombuffer(data, np.uint8)
     small = np.flatnonzero(size <= _LARGEST_GROUPED_BYTES)
     order = small[np.argsort(size[small].astype(np.uint16), kind="stable")]

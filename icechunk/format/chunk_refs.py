@@ -113,10 +113,12 @@ def encode_references(table: ChunkTable, payload: Payload, what: str) -> writer.
     rows_stop = sum(
         writer.rows_bytes(layout, count) for layout, count in zip(layouts, sizes, strict=True)
     )
-    etag = Ragged.empty(n) if table.etag is None else table.etag
     terminated = (slots & 1 << _LOCATION) != 0
     payload_at, stop = _places(rows_stop, payload.size, (slots & _PAYLOADS) != 0, terminated)
-    etag_at, stop = _places(stop, etag.size, (slots & 1 << _ETAG) != 0, slots != 0)
+    etag = Ragged.empty() if table.etag is None else table.etag
+    etag_at = payload_at
+    if table.etag is not None:
+        etag_at, stop = _places(stop, etag.size, (slots & 1 << _ETAG) != 0, slots != 0)
     _check_room(n, stop, what)
     out = np.zeros(stop + -stop % writer.BLOB_ALIGN, np.uint8)
     positions = np.empty(n, np.int64)
@@ -132,8 +134,9 @@ def encode_references(table: ChunkTable, payload: Payload, what: str) -> writer.
         at += writer.rows_bytes(layout, count)
     for part_rows, column in payload.parts:
         _write_strings(out, payload_at[part_rows], column)
-    with_etag = np.flatnonzero(slots & 1 << _ETAG)
-    _write_strings(out, etag_at[with_etag], etag.take(with_etag))
+    if table.etag is not None:
+        with_etag = np.flatnonzero(slots & 1 << _ETAG)
+        _write_strings(out, etag_at[with_etag], etag.take(with_etag))
     return writer.Blobs([out.data], positions)
 
 
@@ -171,6 +174,8 @@ def _places(
     at: int, size: I64Array, wanted: BoolArray, terminated: BoolArray
 ) -> tuple[I64Array, int]:
     """Place 4-aligned strings one after the other; return where, and where they end."""
+    if not bool(wanted.any()):
+        return np.full(len(size), at, np.int64), at
     room = np.where(wanted, (4 + size + terminated + 3) & ~3, 0)
     stop = at + np.cumsum(room)
     return stop - room, int(stop[-1]) if len(stop) else at
@@ -206,6 +211,8 @@ def _fill(records: AnyArray, shape: int, table: ChunkTable, rows: I64Array | sli
 
 def _write_strings(out: U8Array, places: I64Array, column: Ragged) -> None:
     """Write length and bytes of each string; padding and terminators are there already."""
+    if not len(places):
+        return
     words = out[: len(out) & ~3].view("<u4")
     words[places >> 2] = column.size
     copy_strings(out, places + 4, column.data, column.start, column.size)

@@ -5,6 +5,7 @@ Source: Icechunk specification, sections "File envelope" and "Limits a writer mu
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -31,6 +32,33 @@ _ALWAYS_TRUSTED_BYTES: Final = 1 << 20
 # A zstd frame that claims to hold more than this many times its own size is read in steps, so that
 # a false claim cannot make us allocate what it says; honest metadata is far below.
 _TRUSTED_RATIO: Final = 64
+
+
+# Up to this size a body is compressed by a compressor that is kept: making one costs more than
+# the work. What it keeps in memory grows with the largest body. Unit: bytes.
+_SMALL_BODY_BYTES: Final = 1 << 18
+
+
+class _Codecs(threading.local):
+    """What compresses and decompresses, kept for each thread: neither can be shared by several."""
+
+    def __init__(self) -> None:
+        self.decompressor = zstandard.ZstdDecompressor()
+        self._compressors: dict[int, zstandard.ZstdCompressor] = {}
+
+    def compressor(self, level: int) -> zstandard.ZstdCompressor:
+        """Return the compressor of a level."""
+        found = self._compressors.get(level)
+        if found is None:
+            found = self._compressors[level] = _new_compressor(level)
+        return found
+
+
+def _new_compressor(level: int) -> zstandard.ZstdCompressor:
+    return zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
+
+
+_codecs: Final = _Codecs()
 
 
 class FileType(IntEnum):
@@ -104,8 +132,9 @@ def encode_file(
             bytes((spec_version, file_type, _COMPRESSION_ZSTD)),
         )
     )
-    compressor = zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
-    return header + compressor.compress(body)
+    if len(body) <= _SMALL_BODY_BYTES:
+        return header + _codecs.compressor(level).compress(body)
+    return header + _new_compressor(level).compress(body)
 
 
 def parse_file(
@@ -198,7 +227,7 @@ def decompress(frame: memoryview, key: str, max_body_bytes: int) -> bytes:
                 f"{key}: body of {declared} bytes is over the limit of {max_body_bytes} bytes"
             )
         if 0 < declared <= _ALWAYS_TRUSTED_BYTES + _TRUSTED_RATIO * len(frame):
-            body = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
+            body = _codecs.decompressor.decompress(frame, allow_extra_data=False)
         else:
             limit = max_body_bytes if declared < 0 else declared
             body = _decompress_in_steps(frame, key, limit)

@@ -6,7 +6,7 @@ Source: Icechunk specification, sections "Snapshot (file type 1)" and "Paths".
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -27,17 +27,22 @@ from icechunk.ids import NODE_ID_BYTES, OBJECT_ID_BYTES, NodeId
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
-    from icechunk._typing import U8Array
+    from icechunk._typing import AnyArray, U8Array
     from icechunk.format.fb.reader import TableVector
     from icechunk.format.fb.writer import Blobs
+
+
+# Up to this many nodes are sooner decoded and encoded again than looked at in columns.
+_FEW_NODES: Final = 32
 
 
 class NodeTable:
     """Nodes sorted by path, immutable.
 
     Nodes stay encoded in the file they came from: an edit encodes the changed ones, and writing
-    the table copies the others as bytes. Two nodes may have one path, as the reference can write
-    that by mistake: lookups give the first, iteration both, an edit of the path replaces both.
+    the table copies the others as bytes; only where they are few all are encoded again. Two nodes
+    may have one path, as the reference can write that by mistake: lookups give the first, iteration
+    both, an edit of the path replaces both.
 
     Parameters
     ----------
@@ -67,7 +72,10 @@ class NodeTable:
     def of(cls, nodes: Iterable[NodeSnapshot] = (), *, spec_version: int = 2) -> NodeTable:
         """Return a table of nodes given in any order; raises as `edited`."""
         ordered = sorted(nodes, key=lambda node: node.path)
-        return cls(_encoded(ordered, spec_version), [node.path for node in ordered], spec_version)
+        table = cls(_encoded(ordered, spec_version), [node.path for node in ordered], spec_version)
+        if len(ordered) <= _FEW_NODES:
+            table._decoded.update(enumerate(ordered))
+        return table
 
     @classmethod
     def from_column(cls, tables: TableVector, spec_version: int) -> NodeTable:
@@ -123,6 +131,8 @@ class NodeTable:
 
     def by_id(self, node_id: NodeId) -> NodeSnapshot | None:
         """Return a node by its id, None when it is not here; raises as `get`."""
+        if self._by_id is None and len(self) <= _FEW_NODES:
+            self._by_id = {self._node(row).id: row for row in reversed(range(len(self)))}
         if self._by_id is None:
             ids = self._rows.column().struct(0, "id", NODE_ID_BYTES).tobytes()
             parts = [ids[i : i + NODE_ID_BYTES] for i in range(0, len(ids), NODE_ID_BYTES)]
@@ -156,6 +166,10 @@ class NodeTable:
             for row in range(bisect_left(self.paths, path), len(self))
             if self.paths[row] == path
         ]
+        # Version 1 stores chunk lengths, which a decoded node does not have.
+        if len(self) + len(added) <= _FEW_NODES and self.spec_version > 1:
+            kept = [self._node(row) for row in range(len(self)) if row not in set(drop)]
+            return self.of((*kept, *added.values()), spec_version=self.spec_version)
         return self._edited(sorted(added.values(), key=lambda node: node.path), drop)
 
     def _edited(self, added: list[NodeSnapshot], drop: list[int]) -> NodeTable:
@@ -178,13 +192,21 @@ class NodeTable:
         FormatError
             Kind ``invalid-file-format``; a table is damaged.
         """
+        if len(self) <= _FEW_NODES:
+            columns = [node.manifests.ids.tobytes() for node in self]
+            keys = np.frombuffer(b"".join(columns), f"S{OBJECT_ID_BYTES}")
+        else:
+            keys = self._manifest_keys()
+        return np.unique(keys).view(np.uint8).reshape(-1, OBJECT_ID_BYTES)
+
+    def _manifest_keys(self) -> AnyArray:
         tables = self._rows.column()
         arrays = tables.take(tables.scalar(3, "node_data_type", "u1") == NodeKind.ARRAY)
         data = arrays.table(4, "node_data", ARRAY_DATA.name)
         refs, _ = data.tables(2, "manifests", MANIFEST_REF.name)
         ids = refs.struct(0, "object_id", OBJECT_ID_BYTES)
-        distinct = np.unique(ids.reshape(-1).view(f"S{OBJECT_ID_BYTES}"))
-        return distinct.view(np.uint8).reshape(-1, OBJECT_ID_BYTES)
+        keys: AnyArray = ids.reshape(-1).view(f"S{OBJECT_ID_BYTES}")
+        return keys
 
     def converted(self, spec_version: int) -> NodeTable:
         """Return the same nodes with shapes encoded for a version of the format.

@@ -7,7 +7,7 @@ It is read and written as a whole at every change, so what did not change is cop
 from __future__ import annotations
 
 import struct as _struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -158,6 +158,14 @@ class RepoInfo:
             status=RepoStatus(set_at_us=updated_at_us),
             updates=UpdateLog.of([Update(kind=kind, updated_at_us=updated_at_us)]),
             config=config,
+        )
+
+    def in_file_order(self) -> RepoInfo:
+        """Return the same state with its refs in the order they are read from a file."""
+        return replace(
+            self,
+            branches=dict(sorted(self.branches.items())),
+            tags=dict(sorted(self.tags.items())),
         )
 
 

@@ -43,7 +43,7 @@ _U64: Final = _struct.Struct("<Q")
 _ID_KEY: Final = f"S{OBJECT_ID_BYTES}"
 _ROOT: Final = -1
 # After so many searches for single ids a dictionary of all pays.
-_SEARCHES_BEFORE_INDEX: Final = 4
+_SEARCHES_BEFORE_INDEX: Final = 32
 
 
 class _Details(NamedTuple):
@@ -296,7 +296,7 @@ class SnapshotTable:
         if self._index is None:
             self._searches += 1
             if self._searches <= _SEARCHES_BEFORE_INDEX:
-                row = int(np.searchsorted(_id_keys(self.ids), np.array(snapshot_id, _ID_KEY)))
+                row = int(_id_keys(self.ids).searchsorted(np.array(snapshot_id, _ID_KEY)))
                 found = row < len(self) and self.ids[row].tobytes() == snapshot_id
                 return row if found else -1
             self._index = {raw: row for row, raw in enumerate(self._ids())}
@@ -341,13 +341,15 @@ class SnapshotTable:
         parent = _ROOT if record.parent_id is None else self.row(record.parent_id)
         if record.parent_id is not None and parent < 0:
             raise _unknown(record.parent_id)
-        at = int(np.searchsorted(_id_keys(self.ids), np.array(record.id, _ID_KEY)))
-        parents = np.insert(self.parents, at, parent)
+        at = int(_id_keys(self.ids).searchsorted(np.array(record.id, _ID_KEY)))
+        parents = np.concatenate((self.parents[:at], [parent], self.parents[at:]), dtype=np.int32)
         parents += parents >= at
         rows = self._rows.joined(Rows.of([_record_fields(record)], SNAPSHOT_INFO, "new repo"))
-        order = np.insert(np.arange(len(self), dtype=np.int64), at, len(self))
-        raw = np.frombuffer(record.id, np.uint8)
-        return SnapshotTable(np.insert(self.ids, at, raw, axis=0), parents, rows.take(order))
+        order = np.arange(len(rows))
+        order[at], order[at + 1 :] = len(self), order[at:-1].copy()
+        raw = np.frombuffer(record.id, np.uint8).reshape(1, OBJECT_ID_BYTES)
+        ids = np.concatenate((self.ids[:at], raw, self.ids[at:]))
+        return SnapshotTable(ids, parents, rows.take(order))
 
     def replaced(
         self, records: Iterable[SnapshotRecord], removed_ids: Iterable[ObjectId] = ()

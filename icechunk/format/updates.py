@@ -367,12 +367,15 @@ class UpdateLog:
     ----------
     rows : Rows
         Their tables.
+    latest : Update, optional
+        The newest entry, where it is known.
     """
 
-    __slots__ = ("_rows",)
+    __slots__ = ("_latest", "_rows")
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, latest: Update | None = None) -> None:
         self._rows = rows
+        self._latest = latest
 
     @classmethod
     def of(cls, updates: Iterable[Update] = ()) -> UpdateLog:
@@ -414,7 +417,9 @@ class UpdateLog:
         FormatError
             Kind ``invalid-file-format``; the log is empty, or the entry damaged.
         """
-        return self._end(0)
+        if self._latest is None:
+            self._latest = self._end(0)
+        return self._latest
 
     @property
     def oldest(self) -> Update:
@@ -453,7 +458,7 @@ class UpdateLog:
             kept = kept[1:]
         rows = self._rows.joined(Rows.of(fields, UPDATE, "new repo"))
         added = np.arange(len(self), len(rows), dtype=np.int64)
-        return UpdateLog(rows.take(np.concatenate((added, kept))))
+        return UpdateLog(rows.take(np.concatenate((added, kept))), update)
 
     def without_last(self, count: int) -> UpdateLog:
         """Return the log without its ``count`` oldest entries."""

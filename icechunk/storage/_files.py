@@ -77,10 +77,11 @@ class Files:
         Absolute path; made when the first object is written.
     """
 
-    __slots__ = ("_base", "root")
+    __slots__ = ("_base", "root", "versions")
 
     def __init__(self, root: str) -> None:
         self.root = root
+        self.versions = Versions()
         self._base = root if root.endswith(os.sep) else root + os.sep
 
     @property
@@ -236,21 +237,25 @@ class Files:
         temporary = self._write_temporary(key, path, data)
         try:
             with self._locked():
-                try:
-                    fd = os.open(path, _READ)
-                except FileNotFoundError as error:
-                    raise LostRaceError(key) from error
-                try:
-                    current = _read(fd, os.fstat(fd).st_size)
-                finally:
-                    os.close(fd)
-                if version_of(current) != version:
-                    raise LostRaceError(key)
+                self._require_version(key, path, version)
                 _replace(temporary, path)
-        except OSError as error:
-            raise self._error("write", key, error) from error
-        finally:
+        except BaseException as error:
             _remove_quietly(temporary)
+            if isinstance(error, OSError):
+                raise self._error("write", key, error) from error
+            raise
+
+    def _require_version(self, key: str, path: str, version: Version) -> None:
+        try:
+            fd = os.open(path, _READ)
+        except FileNotFoundError as error:
+            raise LostRaceError(key) from error
+        try:
+            current = _read(fd, os.fstat(fd).st_size)
+        finally:
+            os.close(fd)
+        if self.versions.find(current) != version:
+            raise LostRaceError(key)
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete objects, those that are there."""
@@ -328,6 +333,29 @@ class Files:
 def version_of(data: bytes | memoryview) -> Version:
     """Return the version of a content: its hash."""
     return Version(hashlib.blake2b(data, digest_size=16).hexdigest())
+
+
+class Versions:
+    """Finds the version of a content, without hashing what was just hashed.
+
+    One object is asked for at a time, and mostly it is what it was: a commit reads the same
+    content three times.
+    """
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: tuple[bytes, Version] | None = None
+
+    def find(self, data: bytes | memoryview) -> Version:
+        """Return the version of a content: its hash."""
+        known = self._known
+        if known is not None and known[0] == data:
+            return known[1]
+        version = version_of(data)
+        if isinstance(data, bytes):
+            self._known = (data, version)
+        return version
 
 
 def _is_hidden(name: str) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from icechunk._io.loop import in_thread
 from icechunk.errors import ErrorKind, InvalidInputError
-from icechunk.storage._files import Files, version_of
+from icechunk.storage._files import Files
 from icechunk.storage.base import ByteRange, ObjectInfo, ReadCondition, Storage, Version
 from icechunk.storage_settings import (
     StorageConcurrencySettings,
@@ -82,7 +82,7 @@ class LocalStorage(Storage):
     async def get_versioned(self, key: str) -> tuple[bytes, Version]:
         """Return the content of an object and the version that it is."""
         data = await self.get(key)
-        return data, await _version(data)
+        return data, await self._version(data)
 
     async def head(self, key: str) -> ObjectInfo:
         """Return size and time of an object."""
@@ -128,7 +128,7 @@ class LocalStorage(Storage):
             self._files.create(key, data)
         else:
             await in_thread(self._files.create, key, data)
-        return await _version(data)
+        return await self._version(data)
 
     async def put_if_unchanged(
         self,
@@ -144,7 +144,7 @@ class LocalStorage(Storage):
             self._files.update(key, data, version)
         else:
             await in_thread(self._files.update, key, data, version)
-        return await _version(data)
+        return await self._version(data)
 
     async def delete_many(self, keys: Sequence[str]) -> None:
         """Delete objects; those that are not there count as deleted."""
@@ -152,6 +152,10 @@ class LocalStorage(Storage):
             self._files.delete(keys)
         else:
             await in_thread(self._files.delete, keys)
+
+    async def _version(self, data: bytes | memoryview) -> Version:
+        find = self._files.versions.find
+        return find(data) if len(data) < _LARGE_BYTES else await in_thread(find, data)
 
     # ---------------------------------------------------------------- about itself
 
@@ -185,7 +189,3 @@ class LocalStorage(Storage):
 def _reopen(root: str, settings: StorageSettings | None) -> LocalStorage:
     storage = LocalStorage(root)
     return storage if settings is None else storage.with_settings(settings)
-
-
-async def _version(data: bytes | memoryview) -> Version:
-    return version_of(data) if len(data) < _LARGE_BYTES else await in_thread(version_of, data)

@@ -80,6 +80,56 @@ def again(value: RepoInfo) -> RepoInfo:
     return parse_repo_info(encode_repo_info(value), key=KEY)
 
 
+def test_tables_written_once_are_written_on_without_being_read(few_tables: int) -> None:
+    """What is kept of tables that were looked at or written here is enough to copy them."""
+    del few_tables
+    draw = random.Random(7)
+    for count in (1, 3, 40):
+        records = [
+            record(bytes([i]) * 12, bytes([i - 1]) * 12 if i else None) for i in range(count)
+        ]
+        info = replace(
+            RepoInfo.initial(records[0], RepoInitialized(), updated_at_us=1),
+            snapshots=SnapshotTable.of(records),
+            updates=UpdateLog.of(
+                [
+                    Update(kind=NewCommit(branch="b", new_snap_id=r.id), updated_at_us=9)
+                    for r in records
+                ]
+            ),
+        )
+        for state in (info, parse_repo_info(encode_repo_info(info), key=KEY)):
+            here = state
+            for step in range(1, 30):
+                parent = draw.choice(list(here.snapshots))
+                new = record(
+                    draw.randbytes(12),
+                    parent.id,
+                    message="m" * draw.randrange(20),
+                    metadata={"x": step},
+                )
+                snapshots = here.snapshots.inserted(new)
+                if step % 7 == 0:
+                    snapshots = snapshots.replaced(
+                        [new.moved(new.parent_id, [ObjectId(b"l" * 12)])],
+                        [leaf.id for leaf in _leaves(snapshots) if leaf.id != new.id][:2],
+                    )
+                kind = NewCommit(branch="b" * step, new_snap_id=new.id)
+                updates = here.updates.prepended(Update(kind=kind, updated_at_us=step), "backup")
+                here = replace(
+                    here,
+                    branches={"main": new.id},
+                    snapshots=snapshots,
+                    updates=updates if step % 5 else updates.without_last(2),
+                )
+                assert parse_repo_info(encode_repo_info(here), key=KEY) == here
+
+
+def _leaves(snapshots: SnapshotTable) -> list[SnapshotRecord]:
+    parents = {found.parent_id for found in snapshots}
+    return [found for found in snapshots if found.id not in parents]
+
+
 # -- round trips ----------------------------------------------------------------------------------
 
 flags = st.sets(st.integers(0, 2**16 - 1), max_size=3).map(lambda ids: tuple(sorted(ids)))

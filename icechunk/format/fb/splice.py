@@ -9,6 +9,10 @@ tables at once.
 What may be copied is decided by looking at every field of every table, in columns. Tables that
 cannot be copied are written again from their fields: those with other parts in common, with fields
 that the schema does not know (these are lost, as the format allows), or not aligned.
+
+Looking costs some hundred microseconds however small the tables are, so it is done once: what was
+written here, or copied after it was looked at, is known to lie in runs of its own (`Cells`), and
+further commits copy those. A few tables are written again from their fields without looking.
 """
 
 from __future__ import annotations
@@ -16,21 +20,21 @@ from __future__ import annotations
 import struct as _struct
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import numpy as np
 
 from icechunk.errors import FormatError
 from icechunk.format.fb import writer
 from icechunk.format.fb.reader import Buffer, TableVector
-from icechunk.format.fb.schema import Items, Many, Number, Walk, field_places
+from icechunk.format.fb.schema import Items, Many, Number, Walk, field_places, unknown_kind
 from icechunk.format.fb.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from icechunk._typing import AnyArray, BoolArray, I32Array, I64Array
-    from icechunk.format.fb.schema import Extent, Level, Schema, SharedTexts
+    from icechunk.format.fb.schema import Level, Schema, SharedTexts
     from icechunk.format.fb.writer import Blobs, Fields, Value
 
 MAX_TABLES: Final = 50_000_000
@@ -42,10 +46,54 @@ _U32: Final = _struct.Struct("<I")
 # Writers share vtables and texts, so a handful is found by comparing; more are sorted.
 _FEW: Final = 8
 _READS_BEFORE_CHECK: Final = 64
+# Up to this many tables are sooner written again than looked at in columns.
+_FEW_TABLES: Final = 16
+# How often, counted in sizes of the whole buffer, texts may be shared.
+_MOST_SHARING: Final = 64
+# No table with the offset that leads to it takes less.
+_LEAST_TABLE_BYTES: Final = 8
 
 
-def copy_fields(table: Table, schema: Schema, explicit: Sequence[int] = ()) -> Fields:
-    """Return the known fields of a table that was walked through, to be written again.
+_NO_ROWS: Final = np.zeros(0, np.int64)
+
+
+class _Room:
+    """How much may still be read out of a buffer: what is shared there is many times as much here.
+
+    Parameters
+    ----------
+    buffer : Buffer
+        What is read.
+    """
+
+    __slots__ = ("_bytes", "_offsets", "buffer", "tables")
+
+    def __init__(self, buffer: Buffer) -> None:
+        self.buffer = buffer
+        self.tables = 0
+        self._bytes = _MOST_SHARING * buffer.size
+        self._offsets = buffer.size
+
+    def take_bytes(self, count: int) -> None:
+        """Count bytes of a text or vector."""
+        self._bytes -= count
+        self._check()
+
+    def take_tables(self, count: int) -> None:
+        """Count tables of a vector."""
+        self.tables += count
+        self._offsets -= _U32.size * count
+        self._check()
+
+    def _check(self) -> None:
+        if min(self._bytes, self._offsets) < 0:
+            raise self.buffer.error("tables", "parts of the file are used too often")
+
+
+def copy_fields(
+    table: Table, schema: Schema, explicit: Sequence[int] = (), room: _Room | None = None
+) -> Fields:
+    """Return the known fields of a table, to be written again.
 
     Parameters
     ----------
@@ -55,6 +103,8 @@ def copy_fields(table: Table, schema: Schema, explicit: Sequence[int] = ()) -> F
         Its fields.
     explicit : sequence of int
         Slots of numbers to be written even where they are absent, as zero.
+    room : _Room, optional
+        What all tables together may take; by default what one may.
 
     Returns
     -------
@@ -66,6 +116,7 @@ def copy_fields(table: Table, schema: Schema, explicit: Sequence[int] = ()) -> F
     FormatError
         Kind ``invalid-file-format``; the table is damaged.
     """
+    room = _Room(table.buffer) if room is None else room
     fields: dict[int, Value | None] = {}
     for slot, kind in schema.fields.items():
         if isinstance(kind, Number):
@@ -77,18 +128,99 @@ def copy_fields(table: Table, schema: Schema, explicit: Sequence[int] = ()) -> F
             part = table.vector(slot, kind.name, kind.item_bytes)
             if part is not None:
                 stop = part.first + part.length * kind.item_bytes
+                room.take_bytes(stop - part.first)
                 data = table.buffer.data[part.first : stop]
                 fields[slot] = writer.Vector(data, part.length, kind.align, kind.terminated)
         elif isinstance(kind, Many):
-            children = table.tables(slot, kind.name, kind.schema.name)
-            if children is not None:
-                fields[slot] = writer.Tables([copy_fields(c, kind.schema) for c in children])
+            part = table.vector(slot, kind.name, _U32.size)
+            if part is not None:
+                room.take_tables(part.length)
+                children = table.required_tables(slot, kind.name, kind.schema.name)
+                fields[slot] = writer.Tables(
+                    [copy_fields(child, kind.schema, room=room) for child in children]
+                )
         else:
-            slot_name = f"{kind.name}_type"
-            tag = 0 if kind.tag_slot is None else table.number(kind.tag_slot, slot_name, _U8)
+            tag_name = f"{kind.name}_type"
+            room.tables += 1
+            tag = 0 if kind.tag_slot is None else table.number(kind.tag_slot, tag_name, _U8)
+            if tag not in kind.kinds:
+                raise unknown_kind(table.buffer, f"{table.name}.{kind.name}", tag)
             child = table.table(slot, kind.name, kind.kinds[tag].name)
-            fields[slot] = writer.Table(copy_fields(child, kind.kinds[tag]))
+            fields[slot] = writer.Table(copy_fields(child, kind.kinds[tag], room=room))
     return fields
+
+
+class Cells(NamedTuple):
+    """How tables lie that can be copied without looking: each with its parts in a run of its own.
+
+    Attributes
+    ----------
+    low, high : ndarray of int64, shape (n,)
+        The run of each table, half open, multiples of 8; unit: bytes. The vtable of a table is in
+        its run or in the head.
+    head_bytes : int
+        Size of the head, vtables at the start of the buffer; a multiple of 8.
+    anchored : ndarray of int64, shape (k,)
+        Where the tables, of any level, are whose vtable is in the head; unit: bytes.
+    owner : ndarray of int64, shape (k,)
+        The row that each of those belongs to.
+    """
+
+    low: I64Array
+    high: I64Array
+    head_bytes: int
+    anchored: I64Array
+    owner: I64Array
+
+    @classmethod
+    def free(cls, low: I64Array, high: I64Array) -> Cells:
+        """Return cells with all vtables inside."""
+        return cls(low, high, 0, _NO_ROWS, _NO_ROWS)
+
+    def take(self, rows: I64Array) -> Cells:
+        """Return the selected cells, each at most once."""
+        anchored, owner = self.anchored, self.owner
+        if len(owner):
+            new_row = np.full(len(self.low), -1, np.int64)
+            new_row[rows] = np.arange(len(rows))
+            owner = new_row[owner]
+            kept = owner >= 0
+            anchored, owner = anchored[kept], owner[kept]
+        return Cells(self.low[rows], self.high[rows], self.head_bytes, anchored, owner)
+
+    def joined(self, other: Cells, base: int) -> Cells | None:
+        """Return these cells and, behind them, others that begin at ``base``; None if heads differ.
+
+        What was written last has no head, so this is None for tables out of two files only.
+        """
+        if other.head_bytes:
+            return None
+        return self._replace(
+            low=np.concatenate((self.low, other.low + base)),
+            high=np.concatenate((self.high, other.high + base)),
+        )
+
+
+class _Place(NamedTuple):
+    """Where tables are and what is known of that.
+
+    Attributes
+    ----------
+    buffer : Buffer
+        Buffer they are in.
+    positions : ndarray of int64, shape (n,)
+        Where each table begins; unit: bytes.
+    alone : bool
+        Whether the buffer was made here for these tables, and holds nothing else; it is a
+        multiple of 8 bytes long then.
+    cells : Cells or None
+        None where the tables were not looked at.
+    """
+
+    buffer: Buffer
+    positions: I64Array
+    alone: bool = False
+    cells: Cells | None = None
 
 
 class Rows:
@@ -104,56 +236,90 @@ class Rows:
         Where each table begins; unit: bytes.
     alone : bool
         Whether the buffer was just made for these tables, and can be used as it is.
+
+    Notes
+    -----
+    Concurrency: safe to share among threads. Once it was written, a column uses the buffer that
+    was made for that; the tables in it are the same.
     """
 
-    __slots__ = ("_reads", "alone", "buffer", "positions", "schema")
+    __slots__ = ("_place", "_reads", "schema")
 
     def __init__(
         self, buffer: Buffer, schema: Schema, positions: I64Array, *, alone: bool = False
     ) -> None:
-        self.buffer = buffer
         self.schema = schema
-        self.positions = positions
-        self.alone = alone
+        self._place = _Place(buffer, positions, alone)
         self._reads = 0
+
+    @classmethod
+    def _at(cls, place: _Place, schema: Schema) -> Self:
+        rows = cls(place.buffer, schema, place.positions)
+        rows._place = place
+        return rows
 
     @classmethod
     def of(cls, tables: Sequence[Fields], schema: Schema, key: str) -> Self:
         """Encode tables given by their fields."""
-        data, positions = writer.encode_tables(tables)
-        return cls(Buffer(data, key), schema, positions, alone=True)
+        return cls._at(_encoded(tables, key), schema)
 
     def __len__(self) -> int:
-        return len(self.positions)
+        return len(self._place.positions)
+
+    @property
+    def buffer(self) -> Buffer:
+        """Buffer the tables are in, at this moment."""
+        return self._place.buffer
+
+    @property
+    def positions(self) -> I64Array:
+        """Where each table begins in the buffer, at this moment; unit: bytes."""
+        return self._place.positions
 
     def column(self) -> TableVector:
         """Return all tables as a column."""
-        return TableVector(self.buffer, self.positions, self.schema.name)
+        return TableVector(self._place.buffer, self._place.positions, self.schema.name)
 
     def table(self, row: int) -> Table:
         """Return one table."""
         # Many small tables could share large parts, each harmless but for their number. Whoever
         # reads more than a few has all of them looked at first.
+        place = self._place
         self._reads += 1
-        if self._reads == _READS_BEFORE_CHECK and not self.alone:
+        if self._reads == _READS_BEFORE_CHECK and not place.alone and place.cells is None:
             Walk(self.column(), self.schema)
-        return Table(self.buffer, int(self.positions[row]), self.schema.name)
+        return Table(place.buffer, int(place.positions[row]), self.schema.name)
 
     def take(self, rows: I64Array) -> Self:
-        """Return the selected tables; the buffer is shared."""
-        return type(self)(self.buffer, self.schema, self.positions[rows])
+        """Return the selected tables, each at most once; the buffer is shared."""
+        place = self._place
+        cells = None if place.cells is None else place.cells.take(rows)
+        alone = place.alone and len(rows) == len(self)
+        return self._at(
+            _Place(place.buffer, place.positions[rows], alone=alone, cells=cells), self.schema
+        )
 
     def joined(self, other: Rows) -> Self:
         """Return these tables and, behind them, others of the same kind."""
+        mine, theirs = self._place, other._place
         if not len(other):
             return self
-        base = self.buffer.size + -self.buffer.size % _BLOCK
-        padding = bytes(base - self.buffer.size)
-        data = b"".join((self.buffer.data, padding, other.buffer.data))
-        return type(self)(
-            Buffer(data, self.buffer.key),
+        if not len(self):
+            return self._at(theirs, self.schema)
+        base = mine.buffer.size + -mine.buffer.size % _BLOCK
+        padding = bytes(base - mine.buffer.size)
+        data = b"".join((mine.buffer.data, padding, theirs.buffer.data))
+        cells = None
+        if mine.cells is not None and theirs.cells is not None:
+            cells = mine.cells.joined(theirs.cells, base)
+        return self._at(
+            _Place(
+                Buffer(data, mine.buffer.key),
+                np.concatenate((mine.positions, theirs.positions + base)),
+                alone=mine.alone and theirs.alone,
+                cells=cells,
+            ),
             self.schema,
-            np.concatenate((self.positions, other.positions + base)),
         )
 
     def spliced(self, explicit: Sequence[int] = ()) -> Spliced:
@@ -162,7 +328,8 @@ class Rows:
         Parameters
         ----------
         explicit : sequence of int
-            Slots of 32-bit numbers that every table must have, so that they can be set in place.
+            Slots of 32-bit numbers that every table must have, so that they can be set in place;
+            always the same ones for tables of one kind.
 
         Raises
         ------
@@ -171,20 +338,35 @@ class Rows:
 
         Notes
         -----
-        Cost: some 20 numpy operations for each field of the schema, then O(bytes) copied; O(tables)
-        in Python only for tables that must be written again.
+        Cost: O(bytes) copied. For tables that were not looked at before some 20 numpy operations
+        for each field of the schema come first; O(tables) in Python only for tables that must be
+        written again.
         """
-        if self.alone or not len(self):
-            return Spliced(
-                bytearray(self.buffer.data) if len(self) else bytearray(), self.positions
-            )
+        place = self._place
+        if not len(self):
+            return Spliced(bytearray(), place.positions)
+        if not place.alone:
+            few = place.buffer.size <= MAX_TABLES * _LEAST_TABLE_BYTES
+            if place.cells is not None and few:
+                place = _copy_cells(place, place.cells)
+            elif len(self) <= _FEW_TABLES:
+                place = self._written_again(explicit)
+            else:
+                place = self._looked_at(explicit)
+            self._place = place
+        return Spliced(bytearray(place.buffer.data), place.positions)
+
+    def _written_again(self, explicit: Sequence[int]) -> _Place:
+        buffer = self._place.buffer
+        room = _Room(buffer)
+        tables = [self.table(row) for row in range(len(self))]
+        fields = [copy_fields(table, self.schema, explicit, room) for table in tables]
+        self._check_count(len(self) + room.tables)
+        return _encoded(fields, buffer.key)
+
+    def _looked_at(self, explicit: Sequence[int]) -> _Place:
         walk = Walk(self.column(), self.schema)
-        total = sum(len(level.tables) for level in walk.levels)
-        if total > MAX_TABLES:
-            raise FormatError(
-                f"{self.buffer.key}: {total} tables of kind {self.schema.name} are more than the "
-                f"{MAX_TABLES} that readers accept: split the repository"
-            )
+        self._check_count(sum(len(level.tables) for level in walk.levels))
         again = walk.extent.unknown | _entangled(walk)
         tables = walk.levels[0].tables
         for slot in explicit:
@@ -197,6 +379,13 @@ class Rows:
         for shared in walk.texts:
             again[shared.owner[(shared.places & 3) != 0]] = True
         return _copy(self, walk, again, explicit)
+
+    def _check_count(self, total: int) -> None:
+        if total > MAX_TABLES:
+            raise FormatError(
+                f"{self.buffer.key}: {total} tables of kind {self.schema.name} are more than the "
+                f"{MAX_TABLES} that readers accept: split the repository"
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -270,38 +459,79 @@ def _fields_are_apart(level: Level, vtable: int) -> bool:
     return all(before[1] <= after[0] for before, after in pairwise(places))
 
 
-def _copy(rows: Rows, walk: Walk, again: BoolArray, explicit: Sequence[int]) -> Spliced:
+def _encoded(tables: Sequence[Fields], key: str) -> _Place:
+    """Encode tables, each with its vtables in a run of its own."""
+    blobs = [writer.encode_table(fields) for fields in tables]
+    sizes = np.array([len(blob.data) for blob in blobs], np.int64)
+    high = np.cumsum(sizes)
+    low = high - sizes
+    positions = low + np.array([blob.table for blob in blobs], np.int64)
+    data = b"".join([blob.data for blob in blobs])
+    return _Place(Buffer(data, key), positions, alone=True, cells=Cells.free(low, high))
+
+
+def _copy_cells(place: _Place, cells: Cells) -> _Place:
+    """Copy tables that were looked at before."""
+    out = bytearray(place.buffer.data[: cells.head_bytes])
+    shift = _copy_runs(place.buffer, cells.low, cells.high, out)
+    moved = shift[cells.owner]
+    anchored = cells.anchored + moved
+    # Their vtables stay where they are, so the distance grows by as much as they move.
+    np.frombuffer(out, "<i4")[anchored >> 2] += moved.astype(np.int32)
+    return _Place(
+        Buffer(bytes(out), place.buffer.key),
+        place.positions + shift,
+        alone=True,
+        cells=Cells(cells.low + shift, cells.high + shift, cells.head_bytes, anchored, cells.owner),
+    )
+
+
+def _copy(rows: Rows, walk: Walk, again: BoolArray, explicit: Sequence[int]) -> _Place:
+    """Copy tables that were just looked at; write some of them again."""
+    buffer, extent = rows.buffer, walk.extent
     head = _Head()
     vtables = [head.place(level, again) for level in walk.levels]
     out = bytearray(head.data + bytes(-len(head.data) % _BLOCK))
-    shift = _copy_runs(rows.buffer, walk.extent, np.flatnonzero(~again), out)
-    positions = rows.positions + shift
-    redo = np.flatnonzero(again)
+    head_bytes = len(out)
+    # Cut at multiples of 8, so that alignment is kept; the NUL of a last string included.
+    low, high = extent.low & -_BLOCK, (extent.high + _BLOCK) & -_BLOCK
+    copied, redo = np.flatnonzero(~again), np.flatnonzero(again)
+    shift = np.zeros(len(again), np.int64)
+    shift[copied] = _copy_runs(buffer, low[copied], high[copied], out)
+    positions = walk.levels[0].tables.positions + shift
+    low, high = low + shift, high + shift
     if len(redo):
         fields = [copy_fields(rows.table(row), rows.schema, explicit) for row in redo.tolist()]
-        more, places = writer.encode_tables(fields)
-        positions[redo] = places + len(out)
-        out += more
-    tail = [_add_texts(rows.buffer, shared, again, out) for shared in walk.texts]
+        fresh = _encoded(fields, buffer.key)
+        assert fresh.cells is not None
+        positions[redo] = fresh.positions + len(out)
+        low[redo], high[redo] = fresh.cells.low + len(out), fresh.cells.high + len(out)
+        out += fresh.buffer.data
+    tail = [_add_texts(buffer, shared, again, out) for shared in walk.texts]
     words = np.frombuffer(out, "<i4")
+    anchored, owners = [], []
     for level, (kept, places) in zip(walk.levels, vtables, strict=True):
-        at = level.tables.positions[kept] + shift[level.owner[kept]]
+        owner = level.owner[kept]
+        at = level.tables.positions[kept] + shift[owner]
         words[at >> 2] = at - places
+        anchored.append(at)
+        owners.append(owner)
     for shared, (kept, places) in zip(walk.texts, tail, strict=True):
         at = shared.places[kept] + shift[shared.owner[kept]]
         words[at >> 2] = places - at
-    return Spliced(out, positions)
+    cells = None
+    if not walk.texts:  # what leads to the end of the buffer would have to be set anew as well
+        cells = Cells(low, high, head_bytes, np.concatenate(anchored), np.concatenate(owners))
+    return _Place(Buffer(bytes(out), buffer.key), positions, alone=True, cells=cells)
 
 
-def _copy_runs(buffer: Buffer, extent: Extent, copied: I64Array, out: bytearray) -> I64Array:
-    """Append the bytes of some tables; return how far each table of all has moved."""
-    shift = np.zeros(len(extent.low), np.int64)
-    if not len(copied):
+def _copy_runs(buffer: Buffer, low: I64Array, high: I64Array, out: bytearray) -> I64Array:
+    """Append runs of bytes, multiples of 8, those that meet in one; return how far each moved."""
+    shift = np.zeros(len(low), np.int64)
+    if not len(low):
         return shift
-    order = copied[np.argsort(extent.low[copied], kind="stable")]
-    # Cut at multiples of 8, so that alignment is kept; the NUL of a last string included.
-    low = extent.low[order] & -_BLOCK
-    high = (extent.high[order] + _BLOCK) & -_BLOCK
+    order = np.argsort(low, kind="stable")
+    low, high = low[order], high[order]
     first = np.flatnonzero(np.concatenate(([True], low[1:] > high[:-1])))
     last = np.append(first[1:], len(order)) - 1
     run_low, run_high = low[first], high[last]
