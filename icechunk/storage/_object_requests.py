@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from icechunk._io.limits import gather_limited
 from icechunk.errors import ErrorKind, StorageError
 from icechunk.storage.base import ByteRange, ObjectInfo, Version
-from icechunk.storage.retry import Backoff, Found, put_conditionally
+from icechunk.storage.retry import Backoff, Found, backoff_of, put_conditionally
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -215,14 +215,17 @@ class ObjectRequests(ABC):
         )
 
     def _backoff(self, most: int | None = None) -> Backoff:
-        retries = self.settings.retries
-        assert retries is not None
-        tries = retries.max_tries or 1
-        return Backoff(
-            max_tries=tries if most is None else min(tries, most),
-            initial_seconds=(retries.initial_backoff_ms or 0) / 1000,
-            max_seconds=(retries.max_backoff_ms or 0) / 1000,
-        )
+        return backoff_of(self.settings, most)
+
+    async def _is_there(self, key: str, size_bytes: int) -> bool:
+        """Tell whether an upload in parts took place although its end was reported as failed.
+
+        When the reply to the last request is lost, repeating it finds no upload any more.
+        """
+        try:
+            return (await self.head(key)).size_bytes == size_bytes
+        except StorageError:
+            return False
 
 
 def microseconds(when: datetime) -> int:

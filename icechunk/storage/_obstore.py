@@ -6,13 +6,13 @@ Loaded when the first such request is made: obstore is an optional library.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import BaseError, InvalidPathError
 
 from icechunk.errors import ErrorKind, StorageError
 from icechunk.storage._choice import UnspeakableError
@@ -33,12 +33,14 @@ from icechunk.storage.base import (
     is_ordinary_key,
     range_beyond_end,
 )
-from icechunk.storage.retry import AmbiguousError
+from icechunk.storage.retry import AmbiguousError, repeated
 
 if TYPE_CHECKING:
-    from obstore import GetOptions
+    from obstore import GetOptions, GetResult
 
     from icechunk.storage_settings import StorageSettings
+
+T = TypeVar("T")
 
 ERRORS: Final = (BaseError, OSError)
 
@@ -54,6 +56,7 @@ _KINDS: Final = {
 }
 # Not one request for ever: the time allowed between two arrivals of bytes decides.
 _WHOLE_REQUEST: Final = timedelta(days=1)
+_URL: Final = re.compile(r"https?://\S+")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -90,7 +93,8 @@ class Failure:
         if isinstance(error, FileNotFoundError):
             return cls(status=404, code="404", text="")
         kind = _KIND.search(text)
-        return cls(status=None, code="", text=_KINDS[kind[1]] if kind else "the connection broke")
+        first = _URL.sub("the server", text.partition("\n")[0])
+        return cls(status=None, code="", text=_KINDS[kind[1]] if kind else first)
 
 
 Explain: TypeAlias = Callable[[str, str, Failure], StorageError]
@@ -104,15 +108,15 @@ class Stores:
     Parameters
     ----------
     reader, writer : obstore store
-        With retries of its own, and the headers for reading and for writing.
-    once : obstore store
-        As ``writer``, but every request is made once: whether a conditional write is repeated is
-        decided by what its reply, or the lack of one, leaves open.
+        With the headers for reading and for writing. They make each request once: what is worth
+        another attempt is decided here, the same for all libraries.
+    parts : obstore store
+        As ``writer``, but with retries of its own, which an upload in parts needs.
     """
 
     reader: Any
     writer: Any
-    once: Any
+    parts: Any
 
 
 def make_stores(
@@ -161,9 +165,9 @@ def make_stores(
         return make(options | more, retry)
 
     return Stores(
-        reader=store(read_headers, patient),
-        writer=store(write_headers, patient),
-        once=store(write_headers, once),
+        reader=store(read_headers, once),
+        writer=store(write_headers, once),
+        parts=store(write_headers, patient),
     )
 
 
@@ -197,8 +201,23 @@ class ObstoreRequests(ObjectRequests):
             raise UnspeakableError(path)
         return path
 
-    def _fail(self, verb: str, key: str, error: BaseException) -> NoReturn:
-        raise self.explain(verb, self.root + key, Failure.of(error)) from error
+    async def _patiently(self, verb: str, key: str, ask: Callable[[], Awaitable[T]]) -> T:
+        async def once() -> T:
+            try:
+                return await ask()
+            except ERRORS as error:
+                raise self._judged(verb, key, error) from error
+
+        return await repeated(once, self._backoff())
+
+    def _judged(self, verb: str, key: str, error: BaseException) -> Exception:
+        """Return what a failed request means: our error, in an `AmbiguousError` if it may pass."""
+        failure = Failure.of(error)
+        cause = self.explain(verb, self.root + key, failure)
+        if cause.kind == ErrorKind.THROTTLED:
+            return AmbiguousError(cause, refused=True)
+        passing = failure.status is None or failure.status >= 500 or failure.status == 408
+        return AmbiguousError(cause) if passing else cause
 
     def _version(self, meta: Mapping[str, Any]) -> Version:
         return version_of(meta.get(self.version_field))
@@ -213,38 +232,28 @@ class ObstoreRequests(ObjectRequests):
         options: GetOptions = {}
         if byte_range is not None:
             options["range"] = (byte_range.start, byte_range.stop)
-        backoff = self._backoff()
-        delays = backoff.delays()
-        while True:
-            try:
-                reply = await obstore.get_async(self.stores.reader, path, options=options)
-            except ERRORS as error:
-                self._fail("read", key, error)
-            meta: Mapping[str, Any] = reply.meta
+
+        async def ask() -> tuple[Mapping[str, Any], bytes]:
+            reply = await obstore.get_async(self.stores.reader, path, options=options)
             if condition is not None:
-                modified_us = microseconds(meta["last_modified"])
-                tag = meta.get("e_tag")
+                modified_us = microseconds(reply.meta["last_modified"])
+                tag = reply.meta.get("e_tag")
                 condition.check(key, self.place, etag=tag, last_modified_us=modified_us)
-            try:
-                data = bytes(await reply.bytes_async())
-                break
-            except ERRORS as error:  # in the middle: obstore repeats only up to the headers
-                delay = next(delays, None)
-                if delay is None:
-                    self._fail("read", key, error)
-            await backoff.sleep(delay)
+            return reply.meta, bytes(await reply.bytes_async())
+
+        meta, data = await self._patiently("read", key, ask)
         if byte_range is not None and len(data) != byte_range.stop - byte_range.start:
             raise range_beyond_end(key, self.place, byte_range, meta["size"])
         return data, self._version(meta)
 
     async def head(self, key: str) -> Head:
         """Return what the store says about an object."""
-        try:
-            reply = await obstore.get_async(
-                self.stores.reader, self._path(key), options={"head": True}
-            )
-        except ERRORS as error:
-            self._fail("read", key, error)
+        path = self._path(key)
+
+        async def ask() -> GetResult:
+            return await obstore.get_async(self.stores.reader, path, options={"head": True})
+
+        reply = await self._patiently("read", key, ask)
         meta: Mapping[str, Any] = reply.meta
         return Head(
             size_bytes=meta["size"],
@@ -264,15 +273,17 @@ class ObstoreRequests(ObjectRequests):
         offset = wanted[:-1] if len(start) > 1 else None
         if token is not None:
             offset = token.removeprefix(AFTER)
-        listing = obstore.list(
-            self.stores.reader, prefix=folder or None, offset=offset, chunk_size=most
-        )
-        try:
-            found: Sequence[Mapping[str, Any]] = await anext(listing, [])
-        except obstore.exceptions.InvalidPathError as error:
-            raise UnspeakableError(prefix) from error
-        except ERRORS as error:
-            self._fail("list", prefix, error)
+
+        async def ask() -> Sequence[Mapping[str, Any]]:
+            listing = obstore.list(
+                self.stores.reader, prefix=folder, offset=offset, chunk_size=most
+            )
+            try:
+                return await anext(listing, [])
+            except InvalidPathError as error:
+                raise UnspeakableError(prefix) from error
+
+        found = await self._patiently("list", prefix, ask)
         if any(line["size"] == 0 for line in found):
             # Perhaps made to show a folder, with a slash at the end that obstore leaves out.
             raise UnspeakableError(prefix)
@@ -296,19 +307,26 @@ class ObstoreRequests(ObjectRequests):
         content_type: str | None,
     ) -> None:
         """Write an object whole, in parts if it is large."""
-        body = bytes(data)
-        try:
-            await obstore.put_async(
-                self.stores.writer,
-                self._path(key),
+        body, path = bytes(data), self._path(key)
+        in_parts = self._goes_in_parts(len(body))
+
+        async def ask() -> object:
+            return await obstore.put_async(
+                self.stores.parts if in_parts else self.stores.writer,
+                path,
                 body,
                 attributes=self._attributes(key, metadata, content_type),
-                use_multipart=self._goes_in_parts(len(body)),
+                use_multipart=in_parts,
                 chunk_size=self._part_bytes(len(body)),
                 max_concurrency=self._concurrency()[0],
             )
-        except ERRORS as error:
-            self._fail("write", key, error)
+
+        try:
+            await self._patiently("write", key, ask)
+        except StorageError as error:
+            missing = in_parts and error.kind == ErrorKind.OBJECT_NOT_FOUND
+            if not missing or not await self._is_there(key, len(body)):
+                raise
 
     async def attempt(
         self,
@@ -324,7 +342,7 @@ class ObstoreRequests(ObjectRequests):
             mode = "create" if expected is None else {self.version_field: expected}
         try:
             reply: Mapping[str, Any] = await obstore.put_async(
-                self.stores.once,
+                self.stores.writer,
                 self._path(key),
                 body,
                 attributes=self._attributes(key, metadata, content_type),
@@ -332,27 +350,26 @@ class ObstoreRequests(ObjectRequests):
                 mode=mode,
             )
         except ERRORS as error:
-            raise self._judged(key, expected, error) from error
+            raise self._judged_race(key, expected, error) from error
         return self._version(reply)
 
-    def _judged(self, key: str, expected: Version | None, error: BaseException) -> Exception:
+    def _judged_race(self, key: str, expected: Version | None, error: BaseException) -> Exception:
         """Return what a failed conditional write means."""
-        failure = Failure.of(error)
-        cause = self.explain("write", self.root + key, failure)
-        if failure.status is None or (failure.status >= 500 and cause.kind != ErrorKind.THROTTLED):
-            return AmbiguousError(cause)
-        lost = expected is not None and cause.kind == ErrorKind.OBJECT_NOT_FOUND
-        if lost or cause.kind == ErrorKind.THROTTLED or failure.status in {409, 412}:
-            return AmbiguousError(cause, refused=True)
-        return AmbiguousError(cause) if failure.status == 408 else cause
+        found = self._judged("write", key, error)
+        if isinstance(found, StorageError):
+            gone = expected is not None and found.kind == ErrorKind.OBJECT_NOT_FOUND
+            if gone or Failure.of(error).status in {409, 412}:
+                return AmbiguousError(found, refused=True)
+        return found
 
     async def delete(self, keys: Sequence[str]) -> None:
         """Delete objects, in one request where the service can."""
         paths = [self._path(key) for key in keys]
-        try:
+
+        async def ask() -> None:
             await obstore.delete_async(self.stores.writer, paths)
-        except ERRORS as error:
-            self._fail("delete", keys[0], error)
+
+        await self._patiently("delete", keys[0], ask)
 
     def _attributes(
         self, key: str, metadata: Mapping[str, str] | None, content_type: str | None

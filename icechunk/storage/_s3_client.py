@@ -19,6 +19,9 @@ import s3fs
 from aiobotocore.credentials import (  # type: ignore[import-untyped,unused-ignore]
     AioCredentials,
 )
+from aiobotocore.httpsession import (  # type: ignore[import-untyped,unused-ignore]
+    AIOHTTPSession,
+)
 from botocore.credentials import (  # type: ignore[import-untyped,unused-ignore]
     ReadOnlyCredentials,
 )
@@ -27,7 +30,7 @@ from botocore.parsers import (  # type: ignore[import-untyped,unused-ignore]
 )
 
 from icechunk.credential_values import S3Credentials
-from icechunk.errors import StorageError
+from icechunk.errors import ErrorKind, StorageError
 from icechunk.storage._s3_access import S3Access
 from icechunk.storage._s3_place import (
     NO_CREDENTIALS,
@@ -38,9 +41,10 @@ from icechunk.storage._s3_place import (
     stream_timeouts,
     unanswered,
 )
+from icechunk.storage.retry import AmbiguousError, backoff_of, repeated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from icechunk.credential_values import AnyS3Credential
     from icechunk.object_store_config import S3Options
@@ -49,6 +53,7 @@ if TYPE_CHECKING:
 _READS: Final = frozenset({"GetObject", "HeadObject", "ListObjectsV2", "HeadBucket"})
 _CONNECTIONS: Final = 256
 
+CLIENT_ERRORS: Final = (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError)
 # No reply, or one that does not say what happened.
 NETWORK_ERRORS: Final = (
     botocore.exceptions.HTTPClientError,
@@ -106,12 +111,29 @@ async def open_client(place: S3Place, settings: StorageSettings) -> S3Client:
         config_kwargs=_config(options, settings),
         cache_regions=options.region is None and options.endpoint_url is None,
     )
-    with translated(place, "connect to", ""):
-        general = await filesystem.set_session()
-        api = await filesystem.get_s3(place.bucket)
+
+    async def connect() -> tuple[Any, Any]:
+        with translated(place, "connect to", ""):
+            return await filesystem.set_session(), await filesystem.get_s3(place.bucket)
+
+    general, api = await repeated(connect, backoff_of(settings))
     for client in {id(general): general, id(api): api}.values():
         client.meta.events.register("before-call.s3", _HeaderAdder(place))
     return S3Client(api, general, access)
+
+
+class _OneSendSession(AIOHTTPSession):  # type: ignore[misc,unused-ignore] # the library is untyped
+    """Sends every request once.
+
+    aiohttp sends a PUT whose connection was closed once more and tells nobody. When the first one
+    took place, a conditional write then fails because of itself; and when somebody else has written
+    since, nothing tells that from a lost race.
+    """
+
+    async def _get_session(self, proxy_url: str | None) -> aiohttp.ClientSession:
+        session: aiohttp.ClientSession = await super()._get_session(proxy_url)
+        session._retry_connection = False  # noqa: SLF001 (there is no public switch)
+        return session
 
 
 class _HeaderAdder:
@@ -127,16 +149,13 @@ class _HeaderAdder:
 
 
 def _config(options: S3Options, settings: StorageSettings) -> dict[str, Any]:
-    retries = settings.retries
     connect_seconds, read_seconds = stream_timeouts(options, settings)
     return {
         "connect_timeout": connect_seconds,
         "read_timeout": read_seconds,
         "max_pool_connections": _CONNECTIONS,
-        "retries": {
-            "mode": "standard",
-            "total_max_attempts": retries.max_tries if retries and retries.max_tries else 1,
-        },
+        "http_session_cls": _OneSendSession,
+        "retries": {"total_max_attempts": 1},  # repeated by `icechunk.storage.retry`
         "s3": {"addressing_style": "path" if options.force_path_style else "auto"},
     }
 
@@ -192,16 +211,16 @@ def error_code(error: botocore.exceptions.ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def response_metadata(reply: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what botocore says about a reply: status, headers, number of retries."""
-    found: Mapping[str, Any] = reply.get("ResponseMetadata", {})
-    return found
-
-
-def is_server_fault(error: botocore.exceptions.ClientError) -> bool:
-    """Tell whether the reply leaves open what happened (status 5xx, or a request timeout)."""
-    status = int(response_metadata(error.response).get("HTTPStatusCode", 0))
-    return status >= 500 or error_code(error) in UNSETTLED_CODES
+def request_error(place: S3Place, verb: str, key: str, error: Exception) -> Exception:
+    """Return what a failed request means: our error, in an `AmbiguousError` if it may pass."""
+    cause = storage_error(place, verb, key, error)
+    if not isinstance(error, botocore.exceptions.ClientError):
+        return AmbiguousError(cause) if isinstance(error, NETWORK_ERRORS) else cause
+    if cause.kind == ErrorKind.THROTTLED:
+        return AmbiguousError(cause, refused=True)
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    unsettled = status >= 500 or error_code(error) in UNSETTLED_CODES
+    return AmbiguousError(cause) if unsettled else cause
 
 
 @contextlib.contextmanager
@@ -209,10 +228,8 @@ def translated(place: S3Place, verb: str, key: str) -> Iterator[None]:
     """Turn errors of the client into ours, naming the place and what to do."""
     try:
         yield
-    except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
-        raise storage_error(place, verb, key, error) from error
-    except NETWORK_ERRORS as error:
-        raise storage_error(place, verb, key, error) from error
+    except (*CLIENT_ERRORS, *NETWORK_ERRORS) as error:
+        raise request_error(place, verb, key, error) from error
 
 
 def storage_error(place: S3Place, verb: str, key: str, error: Exception) -> StorageError:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import botocore.exceptions  # type: ignore[import-untyped,unused-ignore]
 
@@ -21,20 +22,21 @@ from icechunk.storage._object_requests import (
     version_of,
 )
 from icechunk.storage._s3_client import (
+    CLIENT_ERRORS,
     NETWORK_ERRORS,
     error_code,
-    is_server_fault,
-    response_metadata,
+    request_error,
     storage_error,
     translated,
 )
 from icechunk.storage._s3_place import CONFLICT_CODES, LOST_RACE_CODES, S3Place
 from icechunk.storage.base import ByteRange, ReadCondition, Version, range_beyond_end
-from icechunk.storage.retry import AmbiguousError
+from icechunk.storage.retry import AmbiguousError, repeated
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,21 +63,14 @@ class S3Requests(ObjectRequests):
         arguments: dict[str, Any] = self._object(key)
         if byte_range is not None:
             arguments["Range"] = f"bytes={byte_range.start}-{byte_range.stop - 1}"
-        backoff = self._backoff()
-        delays = backoff.delays()
-        while True:
-            with self._translated("read", key):
-                reply = await self.api.get_object(**arguments)
-                try:
-                    async with reply["Body"] as body:
-                        self._check(key, reply, condition)
-                        data: bytes = await body.read()
-                    break
-                except NETWORK_ERRORS:  # in the middle: botocore retries only up to the headers
-                    delay = next(delays, None)
-                    if delay is None:
-                        raise
-            await backoff.sleep(delay)
+
+        async def ask() -> tuple[Mapping[str, Any], bytes]:
+            reply = await self.api.get_object(**arguments)
+            async with reply["Body"] as body:
+                self._check(key, reply, condition)
+                return reply, await body.read()
+
+        reply, data = await self._patiently("read", key, ask)
         if byte_range is not None and len(data) != byte_range.stop - byte_range.start:
             total = int(str(reply.get("ContentRange", "")).rpartition("/")[2] or len(data))
             raise range_beyond_end(key, self.place.description, byte_range, total)
@@ -91,8 +86,8 @@ class S3Requests(ObjectRequests):
 
     async def head(self, key: str) -> Head:
         """Return what the service says about an object."""
-        with self._translated("read", key):
-            reply = await self.api.head_object(**self._object(key))
+        arguments = self._object(key)
+        reply = await self._patiently("read", key, lambda: self.api.head_object(**arguments))
         return Head(
             size_bytes=reply["ContentLength"],
             last_modified_us=microseconds(reply["LastModified"]),
@@ -102,19 +97,17 @@ class S3Requests(ObjectRequests):
 
     async def list_page(self, prefix: str, token: str | None, most: int) -> Page:
         """Return one page of a listing."""
-        arguments = {}
+        arguments: dict[str, Any] = {
+            "Bucket": self.place.bucket,
+            "Prefix": self.root + prefix,
+            "MaxKeys": most,
+            **self._payer(),
+        }
         if token is not None and token.startswith(AFTER):
             arguments["StartAfter"] = token.removeprefix(AFTER)
         elif token is not None:
             arguments["ContinuationToken"] = token
-        with self._translated("list", prefix):
-            page = await self.api.list_objects_v2(
-                Bucket=self.place.bucket,
-                Prefix=self.root + prefix,
-                MaxKeys=most,
-                **arguments,
-                **self._payer(),
-            )
+        page = await self._patiently("list", prefix, lambda: self.api.list_objects_v2(**arguments))
         infos = (
             listed_info(self.root, found["Key"], found["Size"], found["LastModified"])
             for found in page.get("Contents", ())
@@ -135,23 +128,27 @@ class S3Requests(ObjectRequests):
     ) -> None:
         """Write an object whole, in parts if it is large."""
         arguments = self._new_object(key, metadata, content_type)
-        with self._translated("write", key):
-            if self._goes_in_parts(len(data)):
-                await self._upload_parts(arguments, memoryview(data))
-            else:
-                await self.api.put_object(Body=bytes(data), **arguments)
+        if self._goes_in_parts(len(data)):
+            await self._upload_parts(key, arguments, memoryview(data))
+        else:
+            body = bytes(data)
+            await self._patiently("write", key, lambda: self.api.put_object(Body=body, **arguments))
 
-    async def _upload_parts(self, arguments: dict[str, Any], data: memoryview) -> None:
-        upload = await self.api.create_multipart_upload(**arguments)
-        target = self._target(arguments) | {"UploadId": upload["UploadId"]}
+    async def _upload_parts(self, key: str, arguments: dict[str, Any], data: memoryview) -> None:
+        upload = await self._patiently(
+            "write", key, lambda: self.api.create_multipart_upload(**arguments)
+        )
+        target = self._object(key) | {"UploadId": upload["UploadId"]}
         most, step = self._concurrency()[0], self._part_bytes(len(data))
 
         async def send(number: int, start: int) -> dict[str, Any]:
-            part = await self.api.upload_part(
-                Body=bytes(data[start : start + step]),
-                PartNumber=number,
-                **target,
-                **self._checksum(),
+            body = bytes(data[start : start + step])
+            part = await self._patiently(
+                "write",
+                key,
+                lambda: self.api.upload_part(
+                    Body=body, PartNumber=number, **target, **self._checksum()
+                ),
             )
             kept = {name: part[name] for name in part if name.startswith("Checksum")}
             return {"PartNumber": number, "ETag": part["ETag"], **kept}
@@ -159,21 +156,23 @@ class S3Requests(ObjectRequests):
         try:
             starts = range(0, len(data), step)
             parts = await gather_limited(most, (send(n, at) for n, at in enumerate(starts, 1)))
-            await self.api.complete_multipart_upload(MultipartUpload={"Parts": parts}, **target)
-        except BaseException:
+            whole = {"Parts": parts}
+            await self._patiently(
+                "write",
+                key,
+                lambda: self.api.complete_multipart_upload(MultipartUpload=whole, **target),
+            )
+        except BaseException as error:
+            missing = isinstance(error, StorageError) and error.kind == ErrorKind.OBJECT_NOT_FOUND
+            if missing and await self._is_there(key, len(data)):
+                return
             # Parts of an upload that is neither completed nor aborted are charged for, unseen.
             await asyncio.shield(self._abort(target))
             raise
 
     async def _abort(self, target: Mapping[str, Any]) -> None:
-        try:
+        with contextlib.suppress(*CLIENT_ERRORS, *NETWORK_ERRORS):  # reported is what led here
             await self.api.abort_multipart_upload(**target)
-        except (
-            botocore.exceptions.BotoCoreError,
-            botocore.exceptions.ClientError,
-            *NETWORK_ERRORS,
-        ):
-            return  # the error that led here is the one to report
 
     async def attempt(
         self,
@@ -187,39 +186,35 @@ class S3Requests(ObjectRequests):
         arguments = self._new_object(key, metadata, content_type) | self._condition(expected)
         try:
             reply = await self.api.put_object(Body=body, **arguments)
-        except botocore.exceptions.ClientError as error:
+        except (*CLIENT_ERRORS, *NETWORK_ERRORS) as error:
             raise self._judged(key, expected, error) from error
-        except NETWORK_ERRORS as error:
-            raise AmbiguousError(self._error("write", key, error)) from error
-        except botocore.exceptions.BotoCoreError as error:
-            raise self._error("write", key, error) from error
         return version_of(reply.get("ETag"))
 
-    def _judged(
-        self, key: str, expected: Version | None, error: botocore.exceptions.ClientError
-    ) -> Exception:
-        """Return what an error reply to a conditional write means for it."""
-        cause = self._error("write", key, error)
-        lost = error_code(error) in LOST_RACE_CODES or (
-            expected is not None and cause.kind == ErrorKind.OBJECT_NOT_FOUND
-        )
-        # An earlier attempt may have stored our object and its reply been lost: then the condition
-        # fails because of ourselves. botocore counts its retries, but below it aiohttp repeats a
-        # request whose connection was closed, and tells nobody; so the object is always looked at.
-        once = not response_metadata(error.response).get("RetryAttempts", 0)
-        if lost or error_code(error) in CONFLICT_CODES or cause.kind == ErrorKind.THROTTLED:
-            return AmbiguousError(cause, refused=once)
-        return AmbiguousError(cause) if is_server_fault(error) else cause
+    def _judged(self, key: str, expected: Version | None, error: Exception) -> Exception:
+        """Return what a failed conditional write means."""
+        found = request_error(self.place, "write", self.root + key, error)
+        if not isinstance(error, botocore.exceptions.ClientError):
+            return found
+        code = error_code(error)
+        gone = isinstance(found, StorageError) and found.kind == ErrorKind.OBJECT_NOT_FOUND
+        if code in LOST_RACE_CODES | CONFLICT_CODES or (gone and expected is not None):
+            # Something on the way may have repeated the request; then the condition fails because
+            # of ourselves. So the object is always looked at.
+            cause = storage_error(self.place, "write", self.root + key, error)
+            return AmbiguousError(cause, refused=True)
+        return found
 
     async def delete(self, keys: Sequence[str]) -> None:
         """Delete objects in one request."""
-        with self._translated("delete", keys[0]):
-            reply = await self.api.delete_objects(
-                Bucket=self.place.bucket,
-                Delete={"Objects": [{"Key": self.root + key} for key in keys], "Quiet": True},
-                **self._checksum(),
-                **self._payer(),
-            )
+        arguments = {
+            "Bucket": self.place.bucket,
+            "Delete": {"Objects": [{"Key": self.root + key} for key in keys], "Quiet": True},
+            **self._checksum(),
+            **self._payer(),
+        }
+        reply = await self._patiently(
+            "delete", keys[0], lambda: self.api.delete_objects(**arguments)
+        )
         failed = [e for e in reply.get("Errors", ()) if e.get("Code") != "NoSuchKey"]
         if failed:
             raise StorageError(
@@ -230,20 +225,18 @@ class S3Requests(ObjectRequests):
 
     # ---------------------------------------------------------------- arguments
 
-    def _translated(self, verb: str, key: str) -> AbstractContextManager[None]:
-        return translated(self.place, verb, self.root + key)
+    async def _patiently(self, verb: str, key: str, ask: Callable[[], Awaitable[T]]) -> T:
+        async def once() -> T:
+            with translated(self.place, verb, self.root + key):
+                return await ask()
 
-    def _error(self, verb: str, key: str, error: Exception) -> StorageError:
-        return storage_error(self.place, verb, self.root + key, error)
+        return await repeated(once, self._backoff())
 
     def _payer(self) -> dict[str, str]:
         return {"RequestPayer": "requester"} if self.place.options.requester_pays else {}
 
     def _object(self, key: str) -> dict[str, str]:
         return {"Bucket": self.place.bucket, "Key": self.root + key, **self._payer()}
-
-    def _target(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: arguments[name] for name in ("Bucket", "Key")} | self._payer()
 
     def _checksum(self) -> dict[str, str]:
         algorithm = self.place.options.checksum_algorithm

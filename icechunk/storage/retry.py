@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from icechunk.errors import StorageError
 from icechunk.storage.base import LostRaceError, UnknownOutcomeError, Version
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from icechunk.storage_settings import StorageSettings
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +76,37 @@ class AmbiguousError(Exception):
         self.cause = cause
         self.refused = refused
         super().__init__(cause)
+
+
+async def repeated(attempt: Callable[[], Awaitable[T]], backoff: Backoff) -> T:
+    """Make a request that may be made twice, until it succeeds or the tries are used up.
+
+    Parameters
+    ----------
+    attempt : callable
+        Makes it once; raises `AmbiguousError` when another attempt is worth it.
+    backoff : Backoff
+        How often and how soon.
+
+    Returns
+    -------
+    T
+        What an attempt returned.
+
+    Raises
+    ------
+    StorageError
+        What the last attempt came to, or any that is final.
+    """
+    delays = backoff.delays()
+    while True:
+        try:
+            return await attempt()
+        except AmbiguousError as error:
+            delay = next(delays, None)
+            if delay is None:
+                raise error.cause from error.__cause__
+        await backoff.sleep(delay)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
