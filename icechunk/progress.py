@@ -301,7 +301,7 @@ class BarState:
 
 
 def _of(done: int, total: int, text: Any) -> str:
-    return f"{text(done)} of {text(total)}" if total and done != total else str(text(done))
+    return f"{text(done)} of {text(total)}" if done < total else str(text(done))
 
 
 class ProgressBar:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from icechunk.dask.commit_queue import ClusterCommitQueue
 from icechunk.dask.pending import PendingWrite, WriteReceipt
@@ -17,9 +17,11 @@ from icechunk.dask.reduce import (
 )
 from icechunk.dask.store import store_dask
 from icechunk.distributed import extract_session, merge_sessions
+from icechunk.report import IngestReport
 from icechunk.session import ForkSession
 
 if TYPE_CHECKING:
+    from icechunk.dask.counters import ClusterCounts, WorkerCounts, WriteCounters
     from icechunk.dask.ingest import (
         CommitEvery,
         Files,
@@ -34,15 +36,19 @@ if TYPE_CHECKING:
 __all__ = [
     "AlignmentProblem",
     "ClusterCommitQueue",
+    "ClusterCounts",
     "CommitEvery",
     "Files",
     "ForkSession",
     "Ingest",
+    "IngestReport",
     "JobInfo",
     "JobSummary",
     "PendingWrite",
     "SimpleGraph",
     "VariablePlan",
+    "WorkerCounts",
+    "WriteCounters",
     "WritePlan",
     "WriteReceipt",
     "computing_meta",
@@ -58,8 +64,13 @@ __all__ = [
 ]
 
 
+# What needs distributed is in a module of its own, which is loaded when it is asked for.
+_COUNTERS: Final = ("ClusterCounts", "WorkerCounts", "WriteCounters")
+
+
 def __getattr__(name: str) -> Any:
     """Load jobs when they are asked for: they need xarray, which workers mostly do not."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module("icechunk.dask.ingest"), name)
+    module = "icechunk.dask.counters" if name in _COUNTERS else "icechunk.dask.ingest"
+    return getattr(importlib.import_module(module), name)

@@ -349,10 +349,11 @@ def _write_now(
                 part = as_part_of(running.job_id, in_memory, running.tell) if progress else False
                 pending(writes, into).compute(progress=part)
             after = session_amounts(into)
+        gained = {path: now - before.get(path, NOTHING) for path, now in after.items()}
         prefix = planned.group.rstrip("/")
         report = report_of(
             running.job_id,
-            {path: now - before.get(path, NOTHING) for path, now in after.items()},
+            {path: amount for path, amount in gained.items() if amount != NOTHING},
             {f"{prefix}/{row.name}": row.size_bytes for row in rows},
             tasks=planned.write_tasks,
             seconds=running.seconds,

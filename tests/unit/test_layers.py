@@ -121,7 +121,9 @@ DEFERRED_LAYERS = (3, 9)
 LOADED_WHEN_USED = {
     "icechunk.cli.demo_job",
     "icechunk.cli.ingest_job",
+    "icechunk.cli.kept_job",
     "icechunk.dask.cluster_meter",
+    "icechunk.dask.counters",
     "icechunk.dask.ingest",
 }
 
