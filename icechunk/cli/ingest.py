@@ -16,12 +16,27 @@ from icechunk.cli.options import (
     parse_pairs,
     parse_region,
 )
-from icechunk.cli.request import IngestRequest
+from icechunk.cli.request import IngestRequest, JobTerms
 
 _READ: Final = "Reading"
 _WRITE: Final = "Writing"
 _COMMIT: Final = "Committing"
 _RUN: Final = "Running"
+_JOB: Final = "As a job that can be resumed"
+
+
+class Verify(StrEnum):
+    """What is looked up when a job is done."""
+
+    REFERENCES = "references"
+    OBJECTS = "objects"
+
+
+class ReadBack(StrEnum):
+    """How much a job reads again."""
+
+    SAMPLE = "sample"
+    ALL = "all"
 
 
 class Mode(StrEnum):
@@ -34,7 +49,7 @@ class Mode(StrEnum):
 
 
 Sources = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(
         metavar="SOURCE...",
         help="netCDF, HDF5 or GRIB files, Zarr stores (also by URL), or repositories.",
@@ -104,12 +119,66 @@ OpenOptions = Annotated[
         rich_help_panel=_READ,
     ),
 ]
+JobName = Annotated[
+    str | None,
+    typer.Option(
+        "--job",
+        metavar="NAME",
+        help="Write in units that are kept as they are finished, under this name.",
+        rich_help_panel=_JOB,
+    ),
+]
+Resume = Annotated[
+    str | None,
+    typer.Option(
+        "--resume",
+        metavar="NAME",
+        help="Go on with a job: ingest --resume NAME REPO.",
+        rich_help_panel=_JOB,
+    ),
+]
+CommitEveryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--commit-every",
+        metavar="N",
+        help="Commit each so many units (10), bytes (2GB) or as often (10min); else at the end.",
+        rich_help_panel=_JOB,
+    ),
+]
+UnitSize = Annotated[
+    int | None,
+    typer.Option(
+        "--unit-size",
+        min=1,
+        metavar="N",
+        help="Elements per unit along the dimension it is cut along; else one unit per source, "
+        "or 256 MB of a single one.",
+        rich_help_panel=_JOB,
+    ),
+]
+VerifyOption = Annotated[
+    Verify | None,
+    typer.Option(
+        "--verify",
+        help="At the end look up the references of all chunks, or also each object.",
+        rich_help_panel=_JOB,
+    ),
+]
+ReadBackOption = Annotated[
+    ReadBack | None,
+    typer.Option(
+        "--read-back",
+        help="At the end read blocks again, some or all, and compare checksums.",
+        rich_help_panel=_JOB,
+    ),
+]
 
 
 def ingest(
-    sources: Sources,
-    repo: Repo,
     *,
+    sources: Sources = None,
+    repo: Repo,
     plan: Annotated[
         bool, typer.Option("--plan", help="Only show what would be written.", rich_help_panel=_RUN)
     ] = False,
@@ -184,6 +253,12 @@ def ingest(
             rich_help_panel=_READ,
         ),
     ] = False,
+    job: JobName = None,
+    resume: Resume = None,
+    commit_every: CommitEveryOption = None,
+    unit_size: UnitSize = None,
+    verify: VerifyOption = None,
+    read_back: ReadBackOption = None,
     as_json: AsJson = False,
     storage_option: StorageOptions = None,
 ) -> None:
@@ -192,13 +267,24 @@ def ingest(
     Values and attributes are stored as the source has them, packed integers too.
     Chunks are written in parallel, and nothing shows until the commit at the end.
 
+    With --job the sources are written in units that survive whatever happens to this process:
+    --resume writes only what is left, and each unit is committed exactly once.
+
     For example:
       icechunk ingest data.nc my-repo
       icechunk ingest data.nc my-repo --plan
       icechunk ingest jan.nc feb.nc mar.nc my-repo --append-dim time --workers 4
       icechunk ingest fix.nc my-repo --region time=auto
       icechunk ingest model.grib s3://bucket/repo -g /forecast --chunks time=24
+      icechunk ingest year/*.nc my-repo --append-dim time --job year --commit-every 10
+      icechunk ingest --resume year my-repo
     """
+    if resume is None and not sources:
+        raise typer.BadParameter("Missing argument 'SOURCE...'.")
+    if resume is not None and (sources or job is not None):
+        raise typer.BadParameter(
+            "--resume takes neither sources nor --job: the job knows what it reads"
+        )
     if workers is not None and scheduler is not None:
         raise typer.BadParameter("--workers and --scheduler exclude each other")
     if append_dim is not None and region:
@@ -207,10 +293,19 @@ def ingest(
         raise typer.BadParameter("--append-dim goes with --mode a only")
     if region and mode not in {None, Mode.VALUES}:
         raise typer.BadParameter("--region goes with --mode r+ only")
-    if region and len(sources) > 1:
+    if region and len(sources or ()) > 1:
         raise typer.BadParameter("--region takes one source at a time")
+    terms = JobTerms(
+        name=resume or job,
+        resume=resume is not None,
+        commit_every=commit_every,
+        unit_size=unit_size,
+        verify=verify.value if verify else None,
+        read_back=read_back.value if read_back else None,
+    )
+    _check_job(terms, region=bool(region), mode=mode, commit_each=commit_each)
     request = IngestRequest(
-        sources=tuple(sources),
+        sources=tuple(sources or ()),
         location=repo,
         storage_options=tuple(storage_option or ()),
         plan_only=plan,
@@ -230,7 +325,35 @@ def ingest(
         open_options=parse_pairs(open_option, "--open-option"),
         decode=decode,
     )
+    output = Output.from_streams(as_json=as_json)
     # Deferred: xarray and dask take a second to load, and --help must not wait for them.
+    if terms.name is not None and not plan:
+        from icechunk.cli.kept_job import run_job  # noqa: PLC0415
+
+        run_job(request, terms, output)
+        return
     from icechunk.cli.ingest_job import run_ingest  # noqa: PLC0415
 
-    run_ingest(request, Output.from_streams(as_json=as_json))
+    run_ingest(request, output)
+
+
+def _check_job(terms: JobTerms, *, region: bool, mode: Mode | None, commit_each: bool) -> None:
+    """Refuse options that go only with a job, or never with one."""
+    given = {
+        "--commit-every": terms.commit_every,
+        "--unit-size": terms.unit_size,
+        "--verify": terms.verify,
+        "--read-back": terms.read_back,
+    }
+    named = [option for option, value in given.items() if value is not None]
+    if named and (terms.name is None or terms.resume):
+        raise typer.BadParameter(f"{named[0]} goes with --job, when a job is started")
+    if terms.name is None:
+        return
+    others = {"--region": region, "--commit-each": commit_each}
+    others["--mode"] = mode not in {None, Mode.NEW, Mode.REPLACE}
+    refused = [option for option, value in others.items() if value]
+    if refused:
+        raise typer.BadParameter(
+            f"{refused[0]} does not go with a job, which makes new arrays or appends to them"
+        )

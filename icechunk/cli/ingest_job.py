@@ -52,7 +52,7 @@ def run_ingest(request: IngestRequest, output: Output) -> None:
         Where plan, progress and result go.
     """
     began = time.monotonic()
-    _check_places(request)
+    check_places(request)
     with writing.telling_the_truth(request.location, request.branch) as watch:
         commits = _ingest(request, output, watch)
     if commits is None:
@@ -82,7 +82,7 @@ def _ingest(
     if not request.commit_each:
         named = [(_names(request), joining.combined(named, request.append_dim))]
     with computing(workers=request.workers, scheduler=request.scheduler) as client:
-        repository = _repository(request, output)
+        repository = repository_for(request, output)
         branch_tip(repository, request.branch)
         watch.begin(repository)
         return [
@@ -91,7 +91,8 @@ def _ingest(
         ]
 
 
-def _check_places(request: IngestRequest) -> None:
+def check_places(request: IngestRequest) -> None:
+    """Refuse places that other processes cannot reach, and sources that cannot be joined."""
     if request.location.startswith("memory:") and (request.workers or request.scheduler):
         raise CommandError(
             "memory: is the memory of one process; other processes cannot write to it",
@@ -130,7 +131,8 @@ def _opened(source: str, request: IngestRequest, output: Output) -> xr.Dataset:
     return cleaned
 
 
-def _repository(request: IngestRequest, output: Output) -> Repository:
+def repository_for(request: IngestRequest, output: Output) -> Repository:
+    """Open the repository, or create it where that is wanted."""
     if not request.create:
         return open_repository(request.location, list(request.storage_options))
     storage = storage_at(request.location, list(request.storage_options))

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 import typer
 
 from icechunk._version import __version__
-from icechunk.cli import contents, demo, history, ingest, refs
+from icechunk.cli import contents, demo, history, ingest, jobs, refs
 from icechunk.cli.app import command, help_text, interrupt_on_terminate
 from icechunk.cli.exits import EXIT_CODE_HELP
 
@@ -64,6 +64,7 @@ app.command("show", rich_help_panel=_LOOK)(command(history.show))
 app.command("diff", rich_help_panel=_LOOK)(command(history.diff))
 app.command("ls", rich_help_panel=_LOOK)(command(contents.ls))
 app.command("tree", rich_help_panel=_LOOK)(command(contents.tree))
+app.add_typer(jobs.jobs, name="jobs", rich_help_panel=_MANAGE)
 app.add_typer(refs.branch, name="branch", rich_help_panel=_MANAGE)
 app.add_typer(refs.tag, name="tag", rich_help_panel=_MANAGE)
 

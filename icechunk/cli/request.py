@@ -37,6 +37,21 @@ class IngestRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobTerms:
+    """What ``icechunk ingest`` was told about a job; the fields are its options.
+
+    Without a name there is no job.
+    """
+
+    name: str | None
+    resume: bool
+    commit_every: str | None
+    unit_size: int | None
+    verify: str | None
+    read_back: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DemoRequest:
     """One call of ``icechunk demo``; the fields are its options."""
 

@@ -87,7 +87,7 @@ def kill_and_resume(
             again = draw.random() < 0.5 and killed < 4
         else:
             # It died before it was a job; then there is nothing of it, and it is started again.
-            assert "nothing is kept as job" in outcome.out, outcome.out
+            assert "no job job is kept" in outcome.out, outcome.out
             assert not list_jobs(ic.Repository.open(storage_at(place)))
             outcome = server(do="start", place=place)
             continue

@@ -130,11 +130,13 @@ def job_record(repo: Repository, job_id: str) -> ShelfRecord:
     NotFoundError
         Kind ``key-not-found``; there is no such job, or not any more.
     """
-    record = run(Shelf(repo.storage).record(job_id))
+    missing = f"no job {job_id} is kept beside this repository."
+    try:
+        record = run(Shelf(repo.storage).record(job_id))
+    except NotFoundError as e:
+        raise NotFoundError(missing, ErrorKind.KEY_NOT_FOUND) from e
     if record.kind != JOB_KIND or record.facts["state"] == JobState.REMOVED:
-        raise NotFoundError(
-            f"no job {job_id} is kept beside this repository.", ErrorKind.KEY_NOT_FOUND
-        )
+        raise NotFoundError(missing, ErrorKind.KEY_NOT_FOUND)
     return record
 
 

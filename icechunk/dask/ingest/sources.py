@@ -85,7 +85,8 @@ class FileSource:
             Kind ``not-allowed``; it cannot be read, or has changed since the job was planned.
         """
         path = self.files.paths[which]
-        if _stamp(path) != self.seen[which]:
+        stamp = _stamp(path)
+        if stamp is not None and stamp != self.seen[which]:
             raise InvalidInputError(
                 f"{path} has changed since the job was planned; a part of the old file may be "
                 "written already. Start a new job.",

@@ -1,0 +1,131 @@
+"""What ``icechunk ingest --job`` and ``--resume`` do: run a job that survives its process."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from icechunk._units import count_text, seconds_text
+from icechunk.cli import writing
+from icechunk.cli.cluster import computing
+from icechunk.cli.ingest_job import check_places, repository_for
+from icechunk.cli.repos import branch_tip, open_repository
+from icechunk.dask.ingest import Files, Ingest, JobSummary, show_job
+from icechunk.errors import IcechunkError
+from icechunk.progress import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from icechunk.cli.console import Output
+    from icechunk.cli.request import IngestRequest, JobTerms
+    from icechunk.repository import Repository
+
+
+def run_job(request: IngestRequest, terms: JobTerms, output: Output) -> None:
+    """Run a job, or go on with one, and show what it came to.
+
+    Parameters
+    ----------
+    request : IngestRequest
+        The options of any ingest.
+    terms : JobTerms
+        The options of a job.
+    output : Output
+        Where progress and result go.
+    """
+    began = time.monotonic()
+    check_places(request)
+    if terms.resume:
+        repository = open_repository(request.location, list(request.storage_options))
+        branch = show_job(repository, str(terms.name)).branch
+    else:
+        repository = repository_for(request, output)
+        branch = request.branch
+        branch_tip(repository, branch)
+    with _saying_how_to_go_on(repository, request, str(terms.name), output):  # noqa: SIM117
+        with (
+            writing.telling_the_truth(request.location, branch) as watch,
+            computing(workers=request.workers, scheduler=request.scheduler),
+            shown(True, output.err) as observer,
+        ):
+            watch.begin(repository)
+            summary = _summary(repository, request, terms, observer)
+    seconds = round(time.monotonic() - began, 3)
+    if output.as_json:
+        output.show({"repository": request.location, **summary.to_dict(), "seconds": seconds}, "")
+    for commit in summary.commits:
+        units = count_text(len(commit.units), "unit")
+        output.done(f"committed {commit.snapshot_id} to {branch}: {units}")
+    proof = summary.proof
+    output.say(
+        f"  {request.location}, {count_text(proof.expected, 'chunk')}, none missing, "
+        f"{seconds_text(seconds)}"
+    )
+
+
+def _summary(
+    repository: Repository, request: IngestRequest, terms: JobTerms, observer: Any
+) -> JobSummary:
+    name = str(terms.name)
+    if terms.resume:
+        return Ingest.resume(repository, name, observer=observer)
+    files = Files(
+        paths=request.sources,
+        engine=request.engine,
+        open_options=request.open_options,
+        decode=request.decode,
+        chunks=request.chunks,
+    )
+    more: dict[str, Any] = {"verify": terms.verify} if terms.verify else {}
+    if request.append_dim is None and request.mode is not None:
+        more["mode"] = request.mode
+    return Ingest(
+        repository,
+        request.branch,
+        files,
+        group=request.group,
+        append_dim=request.append_dim,
+        unit_size=terms.unit_size,
+        commit_every=terms.commit_every,
+        message=request.message,
+        metadata=request.metadata,
+        job_id=name,
+        read_back=terms.read_back,  # type: ignore[arg-type] # one of an enumeration
+        observer=observer,
+        **more,
+    ).run()
+
+
+@contextmanager
+def _saying_how_to_go_on(
+    repository: Repository, request: IngestRequest, name: str, output: Output
+) -> Iterator[None]:
+    """Say how to go on with a job that was stopped after it was recorded.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        With that in its message.
+    """
+    options = " -o ..." if request.storage_options else ""
+    go_on = f"icechunk ingest --resume {shlex.quote(name)} {shlex.quote(request.location)}{options}"
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if _is_unfinished(repository, name):
+            raise KeyboardInterrupt(f"{error} To go on: {go_on}") from None
+        raise
+    except Exception:
+        if _is_unfinished(repository, name):
+            output.say(f"job {name} stopped; what it wrote is kept. To go on: {go_on}")
+        raise
+
+
+def _is_unfinished(repository: Repository, name: str) -> bool:
+    try:
+        return show_job(repository, name).state in {"running", "failed"}
+    except IcechunkError:
+        return False
