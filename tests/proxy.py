@@ -95,10 +95,12 @@ class FaultyProxy:
 
         async def stop() -> None:
             self._server.close()
-            tasks = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            # Connections that were waiting to be accepted become tasks meanwhile.
+            while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await asyncio.sleep(0.01)
 
         thread = threading.Thread(target=body, name="faulty-proxy", daemon=True)
         thread.start()
@@ -165,7 +167,7 @@ class FaultyProxy:
                     reply = (b"", b"")
                 if not await self._answer(writer, fate, *reply):
                     return
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             return  # swallowed, because asyncio's streams complain about cancelled callbacks
         finally:
             if upstream is not None:
