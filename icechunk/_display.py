@@ -15,7 +15,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, ClassVar, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
 SECRET: Final = "****"  # noqa: S105 # what is shown in place of one
@@ -95,6 +95,38 @@ class Displayed:
         return _STYLE + _html_block(self._display_name, self._display_fields())
 
 
+class Block:
+    """Mixin of what is no constructor call: shown as a title and one named value a line."""
+
+    __slots__ = ()
+
+    def _shown_block(self) -> tuple[str, Sequence[Shown]]:
+        """Return title and fields; the subclass says what they are."""
+        return type(self).__name__, ()
+
+    def __repr__(self) -> str:
+        return _block(*self._shown_block())
+
+    def __str__(self) -> str:
+        return repr(self)
+
+    def _repr_html_(self) -> str:
+        return shown_html(*self._shown_block())
+
+
+def plain_fields(**values: object) -> list[Shown]:
+    """Return fields whose text is shown without quotes."""
+    return [
+        Shown(name=name, value=value if isinstance(value, Displayed | Block) else Plain(value))
+        for name, value in values.items()
+    ]
+
+
+def shown_html(title: str, fields: Iterable[Shown]) -> str:
+    """Return the form for a notebook."""
+    return _STYLE + _html_block(title, fields)
+
+
 def shown_time(when: datetime) -> Plain:
     """Return how a time in UTC is shown."""
     parts = (when.year, when.month, when.day, when.hour, when.minute, when.second, when.microsecond)
@@ -155,7 +187,7 @@ def _block(title: str, fields: Iterable[Shown]) -> str:
     lines = [f"<{title}>"]
     for field in fields:
         value, is_default = _effective(field)
-        if isinstance(value, Displayed):
+        if isinstance(value, Displayed | Block):
             lines += [f"{field.name}:", _INDENT + _nested(_lines(value))]
         elif isinstance(value, dict):
             lines.append(f"{field.name}:")
@@ -179,7 +211,7 @@ def _html_block(title: str, fields: Iterable[Shown]) -> str:
     parts = [f'<div class="icechunk-repr">\n  <div class="icechunk-header">{title}</div>']
     for field in fields:
         value, is_default = _effective(field)
-        if isinstance(value, Displayed):
+        if isinstance(value, Displayed | Block):
             parts.append(_html_details(field.name, _html_of(value)))
         elif isinstance(value, dict):
             items = "".join(_html_details(str(k), _html_of(v)) for k, v in value.items())
@@ -195,7 +227,7 @@ def _html_block(title: str, fields: Iterable[Shown]) -> str:
     return "\n".join([*parts, "</div>\n"])
 
 
-def _html_of(value: Displayed) -> str:
+def _html_of(value: Displayed | Block) -> str:
     return value._repr_html_().removeprefix(_STYLE)
 
 

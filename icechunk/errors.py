@@ -189,6 +189,10 @@ class ConflictError(IcechunkError):
             kind,
         )
 
+    def __repr__(self) -> str:
+        parents = f"expected_parent={self.expected_parent!r}, actual_parent={self.actual_parent!r}"
+        return f"icechunk.{type(self).__name__}({parents})"
+
     def __reduce__(self) -> tuple[Any, ...]:
         return (
             type(self),

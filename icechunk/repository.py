@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from icechunk._display import Block, Shown, plain_fields
 from icechunk._earlier.repository import EarlierRepository, access_to_containers
 from icechunk._earlier.spelling import either
 from icechunk._sync.repository import RepositoryTwins
@@ -23,6 +24,7 @@ from icechunk.errors import (
     SnapshotNotFoundError,
 )
 from icechunk.format.snapshot import ManifestFiles, NodeTable, Snapshot
+from icechunk.format.values import plain_value
 from icechunk.ids import INITIAL_SNAPSHOT_ID, ObjectId
 from icechunk.persisted_config import from_persisted, to_persisted
 from icechunk.repository_history import RepositoryHistory
@@ -62,6 +64,7 @@ class Repository(
     RepositorySettings,
     RepositoryUpkeep,
     EarlierRepository,
+    Block,
 ):
     """A versioned collection of Zarr groups and arrays.
 
@@ -147,6 +150,7 @@ class Repository(
         )
         state = RepositoryState.of(storage, given, access, version)
         state.attribution = attribution or Attribution()
+        storage.check_creatable()
         if check_clean_root and not await storage.is_clean():
             raise InvalidInputError(
                 f"cannot create a repository at {storage.description}: there are objects already. "
@@ -340,18 +344,22 @@ class Repository(
         return SpecVersion(self._state.assets.spec_version)
 
     def set_default_commit_metadata(self, metadata: dict[str, Any]) -> None:
-        """Give every commit of sessions opened from now on this metadata."""
-        self._state.default_metadata = dict(metadata)
+        """Give every commit of sessions opened from now on this metadata.
+
+        Raises
+        ------
+        TypeError
+            It is not JSON-like.
+        """
+        self._state.default_metadata = plain_value(dict(metadata))
 
     def default_commit_metadata(self) -> dict[str, Any]:
         """Return what `set_default_commit_metadata` set."""
         return dict(self._state.default_metadata)
 
-    def __repr__(self) -> str:
-        storage = repr(self.storage).rstrip().replace("\n", "\n    ")
-        return f"<icechunk.Repository (v{int(self.spec_version)})>\nstorage:\n    {storage}\n"
-
-    __str__ = __repr__
+    def _shown_block(self) -> tuple[str, list[Shown]]:
+        fields = plain_fields(storage=self.storage, config="<RepositoryConfig ...>")
+        return f"icechunk.Repository (v{int(self.spec_version)})", fields
 
     def __reduce__(self) -> tuple[Any, ...]:
         state = self._state
@@ -396,6 +404,8 @@ class Repository(
         """
         if as_of is not None and branch is None:
             raise ValueError("as_of needs a branch")
+        if as_of is not None and as_of.tzinfo is None:
+            raise TypeError("as_of must have a time zone: use datetime.now(datetime.UTC)")
         snapshot_id = either(snapshot_id, snapshot, "snapshot_id and snapshot")
         refs = await self._state.refs()
         at = await resolve_version(refs, branch=branch, tag=tag, snapshot_id=snapshot_id)

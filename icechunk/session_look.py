@@ -11,6 +11,7 @@ from icechunk._sync.session_look import SessionLookTwins
 from icechunk.core.commit import effective_changes, transaction_log_of
 from icechunk.core.diff import Diff, diff_of
 from icechunk.core.virtual_refs import location_texts
+from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.format.chunk_table import ChunkKind, InlineRef, NativeRef
 from icechunk.format.snapshot import NodeKind
 from icechunk.ids import id_text
@@ -57,10 +58,16 @@ class SessionLook(SessionLookTwins):
         Raises
         ------
         NodeNotFoundError, InvalidInputError
-            No array at the path.
+            No array at the path, or a coordinate of another rank.
         """
         await self._state.checkout.ready()
         node = self._state.checkout.require_array(user_path(array_path))
+        if len(chunk_coordinates) != len(node.shape):
+            raise InvalidInputError(
+                f"{array_path} has {len(node.shape)} dimensions, so it has no chunk "
+                f"{chunk_coordinates}.",
+                ErrorKind.INVALID_CHUNK_INDEX,
+            )
         ref = await self._state.checkout.chunk_ref(node, tuple(chunk_coordinates))
         if ref is None:
             return ChunkType.uninitialized

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
-from icechunk._display import Displayed, Plain, Shown
+from icechunk._display import Block, Displayed, Plain, Shown, plain_fields, shown_time
 from icechunk._earlier.values import EarlierSnapshotInfo
 from icechunk.ancestry_graph import AncestryGraph
 from icechunk.core.diff import Diff
@@ -35,7 +35,7 @@ _Item_co = TypeVar("_Item_co", covariant=True)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class SnapshotInfo(EarlierSnapshotInfo):
+class SnapshotInfo(EarlierSnapshotInfo, Block):
     """One committed version.
 
     What it says is decoded when it is asked for, so a long history costs little until somebody
@@ -89,17 +89,14 @@ class SnapshotInfo(EarlierSnapshotInfo):
         parts = (record.id, record.parent_id, record.flushed_at_us, record.message)
         return _info_from_parts, (*parts, record.metadata, record.pruned_logs)
 
-    def __repr__(self) -> str:
-        return (
-            "<icechunk.snapshots.SnapshotInfo>\n"
-            f"id: {self.id}\n"
-            f"parent_id: {self.parent_id}\n"
-            f"written_at: {self.written_at!r}\n"
-            f"message: {self.message}\n"
-            f"metadata: {self.metadata}\n"
+    def _shown_block(self) -> tuple[str, list[Shown]]:
+        return "icechunk.snapshots.SnapshotInfo", plain_fields(
+            id=self.id,
+            parent_id=self.parent_id,
+            written_at=shown_time(self.written_at),
+            message=self.message,
+            metadata=self.metadata,
         )
-
-    __str__ = __repr__
 
 
 def _info_from_parts(

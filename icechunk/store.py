@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
+from icechunk._display import Block, Shown, plain_fields
 from icechunk._io.loop import run_either
 from icechunk.checkout import Checkout, SessionMode
 from icechunk.errors import ErrorKind, ReadOnlyError, SessionStateError
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from icechunk.session import Session
 
 
-class IcechunkStore(VirtualReferences, StoreLook):
+class IcechunkStore(VirtualReferences, StoreLook, Block):
     """A zarr store: what ``session.store`` is.
 
     Parameters
@@ -66,7 +67,7 @@ class IcechunkStore(VirtualReferences, StoreLook):
     @property
     def read_only(self) -> bool:
         """Whether writes are refused; True as soon as the session is committed."""
-        return self._read_only or self._checkout.mode is not SessionMode.writable
+        return self._read_only or self._checkout.mode is SessionMode.readonly
 
     @property
     def supports_writes(self) -> bool:
@@ -106,15 +107,14 @@ class IcechunkStore(VirtualReferences, StoreLook):
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __repr__(self) -> str:
-        return (
-            "<icechunk.IcechunkStore>\n"
-            f"read_only: {self.read_only}\n"
-            f"snapshot_id: {self._session.snapshot_id}\n"
-            f"branch: {self._session.branch}\n"
+    def _shown_block(self) -> tuple[str, list[Shown]]:
+        session = self._session
+        return "icechunk.IcechunkStore", plain_fields(
+            read_only=self.read_only, snapshot_id=session.snapshot_id, branch=session.branch
         )
 
-    __str__ = __repr__
+    __repr__ = Block.__repr__  # not that of zarr's stores
+    __str__ = Block.__str__
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._session, self._read_only)

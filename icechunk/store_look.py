@@ -5,7 +5,7 @@ Source: Icechunk specification, section "Zarr store surface".
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 from zarr.abc.store import (
@@ -19,9 +19,11 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from icechunk._io.loop import run_either
 from icechunk.chunk_reads import RangeRequest, read_chunk, read_parts
+from icechunk.core.virtual_refs import location_texts
 from icechunk.errors import ErrorKind, InvalidInputError, NodeNotFoundError
-from icechunk.format.chunk_table import InlineRef
+from icechunk.format.chunk_table import ChunkKind, InlineRef
 from icechunk.format.snapshot import NodeKind
+from icechunk.ids import ObjectId, id_text
 from icechunk.paths import (
     METADATA_NAME,
     ROOT,
@@ -35,14 +37,29 @@ from icechunk.paths import (
     parse_key,
     user_path,
 )
+from icechunk.types import ChunkType
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
+    from icechunk._typing import U8Array, U32Array, U64Array
     from icechunk.checkout import Checkout
     from icechunk.chunk_reads import ChunkPart
     from icechunk.format.chunk_table import ChunkRef, ChunkTable
     from icechunk.format.snapshot import NodeSnapshot
+
+
+ChunkColumns: TypeAlias = (
+    "tuple[U32Array, U8Array, list[str], U64Array, U64Array, dict[int, bytes]]"
+)
+"""Coordinates, kinds, locations, offsets, lengths and inline bytes of some chunks."""
+
+_CHUNK_TYPES: Final = np.zeros(256, np.uint8)
+_CHUNK_TYPES[[ChunkKind.INLINE, ChunkKind.NATIVE, ChunkKind.VIRTUAL]] = [
+    ChunkType.inline,
+    ChunkType.native,
+    ChunkType.virtual,
+]
 
 
 class StoreLook(Store):
@@ -267,9 +284,29 @@ class StoreLook(Store):
         return self._checkout.paths_within(path)
 
     async def array_chunk_iterator(
-        self, array_path: str, batch_size: int = 1000
-    ) -> AsyncIterator[Sequence[Sequence[int]]]:
-        """Yield the coordinates of the chunks of an array, in batches.
+        self, array_path: str, batch_size: int = 100_000
+    ) -> AsyncIterator[ChunkColumns]:
+        """Yield the chunks of an array that are there, in batches of columns.
+
+        Parameters
+        ----------
+        array_path : str
+            Path of the array.
+        batch_size : int
+            Most chunks of one batch.
+
+        Yields
+        ------
+        coordinates : numpy.ndarray
+            Shape ``(n, ndim)``, uint32; unit: chunks.
+        kinds : numpy.ndarray
+            Shape ``(n,)``, uint8: numbers of `ChunkType`.
+        locations : list of str
+            Id of a native chunk, URL of a virtual one, empty for inline ones.
+        offsets, lengths : numpy.ndarray
+            Shape ``(n,)``, uint64; unit: bytes.
+        inline : dict of int to bytes
+            Bytes of the inline chunks, by row.
 
         Raises
         ------
@@ -278,7 +315,23 @@ class StoreLook(Store):
         """
         node = self._checkout.require_array(user_path(array_path))
         async for table in self._checkout.chunk_tables(node, batch_size):
-            yield table.coords.tolist()
+            yield _columns(table.unpacked(), self._checkout.virtual.full_location)
+
+
+def _columns(table: ChunkTable, full_location: Callable[[str], str]) -> ChunkColumns:
+    inline = table.kind == ChunkKind.INLINE
+    locations = [""] * len(table)
+    for row in np.flatnonzero(table.kind == ChunkKind.NATIVE).tolist():
+        locations[row] = id_text(ObjectId(table.chunk_id[row].tobytes()))
+    virtual = np.flatnonzero(table.kind == ChunkKind.VIRTUAL)
+    for row, text in zip(
+        virtual.tolist(), location_texts(table.payload.take(virtual)), strict=True
+    ):
+        locations[row] = full_location(text)
+    lengths = np.where(inline, table.payload.size.astype(np.uint64), table.length)
+    data = {row: table.payload[row] for row in np.flatnonzero(inline).tolist()}
+    offsets = np.where(inline, np.uint64(0), table.offset)
+    return table.coords, _CHUNK_TYPES[table.kind], locations, offsets, lengths, data
 
 
 def _range_request(request: ByteRequest | None) -> RangeRequest | None:

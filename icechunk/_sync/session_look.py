@@ -21,7 +21,7 @@ class SessionLookTwins:
         Raises
         ------
         NodeNotFoundError, InvalidInputError
-            No array at the path.
+            No array at the path, or a coordinate of another rank.
         """
         return run(self.chunk_type_async(array_path, chunk_coordinates))
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from icechunk._display import Plain, Shown, shown_html
 from icechunk._earlier.spelling import with_other_spellings
 from icechunk.core.moves import path_in_the_way
 from icechunk.format.chunk_table import ChunkTable, sorted_unique
@@ -107,6 +108,13 @@ class Conflict:
     conflict_type: ConflictType
     path: str
     conflicted_chunks: list[list[int]] | None = None
+
+    def __hash__(self) -> int:
+        return hash((self.conflict_type, self.path))
+
+    def _repr_html_(self) -> str:
+        fields = [Shown(name=n, value=Plain(getattr(self, n))) for n in self.__slots__]
+        return shown_html("icechunk.conflicts.Conflict", fields)
 
     def __str__(self) -> str:
         text = f"{self.conflict_type.name} at {self.path or '(the whole repository)'}"

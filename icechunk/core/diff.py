@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from icechunk._display import Plain, Shown, shown_html
 from icechunk.format.chunk_table import sorted_unique
 
 if TYPE_CHECKING:
@@ -55,7 +56,11 @@ class Diff:
         return not any(getattr(self, name) for name in self.__slots__)
 
     def __str__(self) -> str:
-        return "\n".join(self._lines()) or "(no changes)"
+        return "".join(f"{line}\n" for line in self._lines())
+
+    def _repr_html_(self) -> str:
+        fields = [Shown(name=n, value=Plain(getattr(self, n))) for n in self.__slots__]
+        return shown_html("icechunk.Diff", fields)
 
     def _lines(self) -> Iterator[str]:
         titles = {
@@ -71,9 +76,7 @@ class Diff:
             if paths:
                 yield f"{title}:"
                 yield from (f"    {path}" for path in paths)
-        if self.moved_nodes:
-            yield "Nodes moved:"
-            yield from (f"    {before} -> {after}" for before, after in self.moved_nodes)
+                yield ""
         if self.updated_chunks:
             yield "Chunks updated:"
         for path, chunks in sorted(self.updated_chunks.items()):
@@ -81,6 +84,10 @@ class Diff:
             yield from (f"        {chunk}" for chunk in chunks[:_SHOWN])
             if len(chunks) > _SHOWN:
                 yield f"        ... {len(chunks) - _SHOWN} more"
+        if self.moved_nodes:
+            yield "Nodes moved/renamed:"
+            yield from (f"    {before} -> {after}" for before, after in self.moved_nodes)
+            yield ""
 
 
 def diff_of(logs: Sequence[TransactionLog], newer: NodeTable, older: NodeTable) -> Diff:

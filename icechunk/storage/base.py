@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NewType, Self
 
+from icechunk._display import Block, Shown, plain_fields
 from icechunk._io import loop
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.storage._constructors import StorageConstructors
@@ -267,7 +268,7 @@ def check_readable(key: str) -> None:
         raise InvalidInputError(f"not a storage key: {key!r}", ErrorKind.BAD_PREFIX)
 
 
-class Storage(StorageConstructors, ABC):
+class Storage(Block, StorageConstructors, ABC):
     """Where one repository's objects are kept.
 
     Made by `in_memory_storage`, `local_filesystem_storage`, `s3_storage`, `fsspec_storage` and
@@ -490,11 +491,8 @@ class Storage(StorageConstructors, ABC):
     def _fields(self) -> Iterator[tuple[str, object]]:
         """Yield the lines of the text form: name and value, ``type`` first, no secrets."""
 
-    def __repr__(self) -> str:
-        lines = "".join(f"{name}: {value}\n" for name, value in self._fields())
-        return f"<icechunk.Storage>\n{lines}"
-
-    __str__ = __repr__
+    def _shown_block(self) -> tuple[str, builtins.list[Shown]]:
+        return "icechunk.Storage", plain_fields(**dict(self._fields()))
 
     # ---------------------------------------------------------------- official surface
 
