@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from icechunk._display import Block, Shown, plain_fields
 from icechunk._sync.session import SessionTwins
 from icechunk.assets.manager import shared_manager
 from icechunk.assets.virtual import VirtualReader
@@ -18,6 +19,7 @@ from icechunk.core.wire import decode_document, encode_document, pack_changes, u
 from icechunk.errors import (
     ErrorKind,
     FormatError,
+    ReadOnlyError,
     SessionStateError,
     UnmergedChangesWarning,
 )
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from icechunk.storage.base import Storage
 
 
-class Session(SessionTwins, SessionEdits, SessionLook):
+class Session(SessionTwins, SessionEdits, SessionLook, Block):
     """One version of a repository, to read, or to change and commit.
 
     Made by `Repository.readonly_session` and `Repository.writable_session`, not by calling the
@@ -114,16 +116,13 @@ class Session(SessionTwins, SessionEdits, SessionLook):
             return ("icechunk", self._state.assets.storage.description, self.snapshot_id)
         return ("icechunk", self._state.token)
 
-    def __repr__(self) -> str:
-        return (
-            f"<icechunk.session.{type(self).__name__}>\n"
-            f"read_only: {self.read_only}\n"
-            f"snapshot_id: {self.snapshot_id}\n"
-            f"branch: {self.branch}\n"
-            f"has_uncommitted_changes: {self.has_uncommitted_changes}\n"
-        )
-
-    __str__ = __repr__
+    def _shown_block(self) -> tuple[str, list[Shown]]:
+        fields = plain_fields(read_only=self.read_only, snapshot_id=self.snapshot_id)
+        if not self.read_only:
+            fields += plain_fields(
+                branch=self.branch, has_uncommitted_changes=self.has_uncommitted_changes
+            )
+        return f"icechunk.session.{type(self).__name__}", fields
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.read_only:
@@ -228,7 +227,17 @@ class Session(SessionTwins, SessionEdits, SessionLook):
         await rebase_changes(self.checkout, self._require_branch(), solver)
 
     def discard_changes(self) -> None:
-        """Forget everything that was not committed."""
+        """Forget everything that was not committed.
+
+        Raises
+        ------
+        ReadOnlyError
+            Kind ``read-only-session``.
+        """
+        if self.read_only:
+            raise ReadOnlyError(
+                "a read-only session has no changes to discard.", ErrorKind.READ_ONLY_SESSION
+            )
         with self.checkout.lock:
             self.checkout.changes = ChangeSet()
 
