@@ -151,6 +151,7 @@ class Repository(
         state = RepositoryState.of(storage, given, access, version)
         state.attribution = attribution or Attribution()
         storage.check_creatable()
+        storage.check_creatable()
         if check_clean_root and not await storage.is_clean():
             raise InvalidInputError(
                 f"cannot create a repository at {storage.description}: there are objects already. "

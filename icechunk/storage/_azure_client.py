@@ -7,10 +7,10 @@ through adlfs, which has no conditional update.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
-import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 from icechunk.credential_values import (
     AzureCredentials,
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS: Final = 10.0
 _READ_SECONDS: Final = 60.0
+_LARGE_BYTES: Final = 1 << 19
 _SINGLE_GET_BYTES: Final = 1 << 40  # parts are our own
 _MOST_SINGLE_PUT_BYTES: Final = 4000 << 20  # the service's limit
-_FAR_SECONDS: Final = 10 * 365 * 86400
 
 _KEY_NAMES: Final = (
     "AZURE_STORAGE_ACCOUNT_KEY",
@@ -158,10 +158,13 @@ class AzureClient:
             more["user_agent"] = web.user_agent
         if web.proxy is not None:
             more["proxies"] = {"http": web.proxy, "https": web.proxy}
+        credential = self._credential(current)
+        bearer = credential if isinstance(credential, _Bearer) else None
         return ContainerClient(
             place.endpoint,
             place.container,
-            credential=self._credential(current),
+            credential=credential if bearer is None else None,
+            raw_request_hook=_Outgoing(bearer),
             # Attempts are ours, because a conditional write is judged after each.
             retry_policy=ExponentialRetry(retry_total=0),
             max_single_get_size=_SINGLE_GET_BYTES,
@@ -183,7 +186,7 @@ class AzureClient:
             case AzureStaticCredentials.SasToken():
                 return given[0].removeprefix("?")
             case AzureStaticCredentials.BearerToken():
-                return BearerToken(given[0])
+                return _Bearer(given[0])
             case None:
                 return self._of_environment()
             case _:
@@ -196,7 +199,7 @@ class AzureClient:
         if found := _first(_SAS_NAMES):
             return found.removeprefix("?")
         if found := _first(_TOKEN_NAMES):
-            return BearerToken(found)
+            return _Bearer(found)
         try:
             from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415
         except ImportError as error:
@@ -217,32 +220,29 @@ class AzureClient:
                 await client.close()
 
 
-class BearerToken:
-    """A fixed token, as the SDK wants to be given one.
+class _Bearer:
+    """A fixed token.
 
-    Parameters
-    ----------
-    bearer : str
-        The token.
+    The SDK's own way asks for objects that end, and refuses servers without TLS, which a user may
+    have given on purpose.
     """
 
-    def __init__(self, bearer: str) -> None:
+    def __init__(self, token: str) -> None:
+        self.token = token
+
+
+class _Outgoing:
+    """Changes requests before they are signed and sent."""
+
+    def __init__(self, bearer: _Bearer | None) -> None:
         self._bearer = bearer
 
-    async def get_token(self, *_: str, **__: Any) -> Any:
-        """Return the token; its end is watched elsewhere."""
-        from azure.core.credentials import AccessToken  # noqa: PLC0415
-
-        return AccessToken(self._bearer, int(time.time()) + _FAR_SECONDS)
-
-    async def close(self) -> None:
-        """There is nothing to close."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        return None
+    def __call__(self, request: Any) -> None:
+        http = request.http_request
+        if self._bearer is not None:
+            http.headers["Authorization"] = f"Bearer {self._bearer.token}"
+        if isinstance(http.data, bytes) and len(http.data) > _LARGE_BYTES:
+            http.data = io.BytesIO(http.data)  # in one piece it would hold the loop up
 
 
 def _renewed(account: str, given: AnyAzureRefreshableCredential) -> Any:
@@ -252,7 +252,7 @@ def _renewed(account: str, given: AnyAzureRefreshableCredential) -> Any:
         case AzureRefreshableCredential.SasToken():
             return given.token.removeprefix("?")
         case AzureRefreshableCredential.BearerToken():
-            return BearerToken(given.bearer)
+            return _Bearer(given.bearer)
 
 
 def _key(account: str, key: str) -> dict[str, str]:
@@ -304,6 +304,7 @@ class Failure:
         """Whether other credentials may be taken."""
         return self.status == 401 or self.code in {
             "AuthenticationFailed",
+            "AuthorizationFailure",
             "InvalidAuthenticationInfo",
         }
 

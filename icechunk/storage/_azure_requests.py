@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from icechunk._io.limits import gather_limited
-from icechunk.errors import ErrorKind
+from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.storage._azure_client import (
     AzureClient,
     AzurePlace,
@@ -65,7 +65,7 @@ class AzureRequests(ObjectRequests):
 
         async def work(container: Any) -> tuple[bytes, Any]:
             reply = await container.download_blob(
-                self.root + key, max_concurrency=1, **span, **self._plain()
+                self.root + key, max_concurrency=1, decompress=False, **span
             )
             return await reply.readall(), reply.properties
 
@@ -92,9 +92,7 @@ class AzureRequests(ObjectRequests):
         """Return what the store says about an object."""
 
         async def work(container: Any) -> Any:
-            return await container.get_blob_client(self.root + key).get_blob_properties(
-                **self._plain()
-            )
+            return await container.get_blob_client(self.root + key).get_blob_properties()
 
         with translated(self.place, "read", self.root + key):
             about = await self._patiently(work)
@@ -110,7 +108,7 @@ class AzureRequests(ObjectRequests):
 
         async def work(container: Any) -> tuple[list[Any], str | None]:
             pages = container.list_blobs(
-                name_starts_with=self.root + prefix, results_per_page=most, **self._plain()
+                name_starts_with=self.root + prefix, results_per_page=most
             ).by_page(token)
             page = await anext(pages, None)
             found = [] if page is None else [blob async for blob in page]
@@ -158,7 +156,9 @@ class AzureRequests(ObjectRequests):
         async def work(container: Any) -> Mapping[str, Any]:
             blob = container.get_blob_client(self.root + key)
             reply: Mapping[str, Any] = await blob.upload_blob(
-                body, overwrite=expected is not None or not is_conditional, **arguments
+                body,
+                overwrite=expected is not None or not is_conditional,
+                **arguments,
             )
             return reply
 
@@ -182,7 +182,7 @@ class AzureRequests(ObjectRequests):
 
         async def one(key: str) -> None:
             async def work(container: Any) -> None:
-                await container.delete_blob(self.root + key, **self._plain())
+                await container.delete_blob(self.root + key)
 
             try:
                 await self._patiently(work)
@@ -227,22 +227,24 @@ class AzureRequests(ObjectRequests):
 
     # ---------------------------------------------------------------- arguments
 
-    def _plain(self) -> dict[str, Any]:
-        """Allow a token to go to a server without TLS, if the user gave such an endpoint."""
-        return {"enforce_https": False} if self.place.endpoint.startswith("http:") else {}
-
     def _new_object(
         self, key: str, metadata: Mapping[str, str] | None, content_type: str | None
     ) -> dict[str, Any]:
-        from azure.storage.blob import ContentSettings  # noqa: PLC0415
+        from azure.storage.blob import ContentSettings, StandardBlobTier  # noqa: PLC0415
 
-        arguments: dict[str, Any] = {"max_concurrency": self._concurrency()[0], **self._plain()}
+        arguments: dict[str, Any] = {"max_concurrency": self._concurrency()[0]}
         if metadata:
             arguments["metadata"] = dict(metadata)
         if content_type is not None:
             arguments["content_settings"] = ContentSettings(content_type=content_type)
         if (tier := self._storage_class(key)) is not None:
-            arguments["standard_blob_tier"] = tier
+            if tier not in {known.value for known in StandardBlobTier}:
+                known = ", ".join(known.value for known in StandardBlobTier)
+                raise InvalidInputError(
+                    f"no storage class of Azure: {tier!r}; expected {known}",
+                    ErrorKind.STORAGE_CONFIG,
+                )
+            arguments["standard_blob_tier"] = StandardBlobTier(tier)
         return arguments
 
 

@@ -311,6 +311,10 @@ class FsspecStorage(Storage):
                 await self._pipe(path, content)
         return _version(content)
 
+    def check_creatable(self) -> None:
+        """Refuse a place where commits of several processes could overwrite each other."""
+        self._require_single_writer("update", "repo")
+
     def _require_single_writer(self, verb: str, key: str) -> None:
         if not self._single_writer:
             raise StorageError(
