@@ -74,6 +74,7 @@ class FaultyProxy:
         self._rates: dict[str, float] = {}
         self._matches: Callable[[str, str], bool] = lambda method, target: True
         self._next: list[str] = []
+        self._tasks: set[asyncio.Task[None] | None] = set()
         self.tally = Tally()
         self.url = ""
 
@@ -143,6 +144,8 @@ class FaultyProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        task = asyncio.current_task()
+        self._tasks.add(task)  # asyncio itself keeps no hold of it once the client has gone
         try:
             while (request := await _read_message(reader)) is not None:
                 head, body = request
@@ -170,6 +173,7 @@ class FaultyProxy:
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             return  # swallowed, because asyncio's streams complain about cancelled callbacks
         finally:
+            self._tasks.discard(task)
             if upstream is not None:
                 upstream[1].close()
             writer.close()
