@@ -233,13 +233,16 @@ def _existing(session: Session, source: Source, placing: Placing) -> xr.Dataset:
         return xr.Dataset()
     there = open_group(session, placing.group, source)
     if placing.append_dim is None and (there.variables or there.attrs):
-        names = ", ".join(list(map(str, there.variables))[:6])
-        raise AlreadyExistsError(
-            f"group {placing.group or '/'} is not empty: {names}. Pass append_dim= to append, "
-            "mode='w' to replace it, or another group=.",
-            ErrorKind.NOT_ALLOWED,
-        )
+        raise _occupied(placing, ", ".join(list(map(str, there.variables))[:6]))
     return there
+
+
+def _occupied(placing: Placing, what: str) -> AlreadyExistsError:
+    return AlreadyExistsError(
+        f"group {placing.group or '/'} is not empty: {what}. Pass append_dim= to append, mode='w' "
+        "to replace it, or another group=.",
+        ErrorKind.NOT_ALLOWED,
+    )
 
 
 def open_group(session: Session, group: str | None, source: Source) -> xr.Dataset:
@@ -299,14 +302,17 @@ def _dump(
 ) -> None:
     """Make new arrays, or longer ones, the way xarray does it."""
     _compat.check_names(whole)
-    zarr_store = _compat.open_zarr_store(
-        session.store,
-        group=placing.group,
-        mode="a" if append_dim else placing.mode if placing.append_dim is None else "a",
-        append_dim=append_dim,
-        region=None,
-        safe_chunks=False,
-    )
+    try:
+        zarr_store = _compat.open_zarr_store(
+            session.store,
+            group=placing.group,
+            mode=placing.mode if placing.append_dim is None else "a",
+            append_dim=append_dim,
+            region=None,
+            safe_chunks=False,
+        )
+    except FileExistsError as e:
+        raise _occupied(placing, "there are other groups or arrays") from e
     _compat.dump(whole, zarr_store, collector, placing.encoding or {})
 
 

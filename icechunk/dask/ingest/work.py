@@ -214,10 +214,11 @@ class Work:
                     size_bytes=sum(_amount(self._items[i]).size_bytes for i in waiting),
                     seconds=time.monotonic() - last_commit,
                 ):
-                    self._commit(waiting)
+                    self._commit(self._with_all_chunks(waiting))
                     last_commit = time.monotonic()
-            self._commit(self._waiting())
-            if len(self._committer.done) == len(units):
+            whole = self._with_all_chunks(self._waiting())
+            if len(self._committer.done) + len(whole) == len(units):
+                self._commit(whole)
                 return
 
     def _waiting(self) -> list[int]:
@@ -324,7 +325,6 @@ class Work:
     # -- committing ---------------------------------------------------------------------------
 
     def _commit(self, waiting: Sequence[int]) -> None:
-        waiting = self._with_all_chunks(waiting)
         began = time.monotonic()
         changes = {i: _changes(self._items[i]) for i in waiting}
         made = self._committer.commit(changes)
