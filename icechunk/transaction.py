@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
@@ -63,10 +64,12 @@ logger = logging.getLogger(__name__)
 
 _CONCURRENT_ARRAYS: Final = 8
 _CONCURRENT_READS: Final = 16
-# How long a commit waits between rebases when other writers keep winning; unit: seconds.
-_FIRST_WAIT_SECONDS: Final = 0.01
+# How long a commit waits between rebases when other writers keep winning; unit: what its last
+# attempt took. So waits fit the storage and the load, and who lost often is not left far behind.
+_FIRST_WAIT: Final = 0.5
+_LONGEST_WAIT: Final = 2.0
 _LONGEST_WAIT_SECONDS: Final = 2.0
-_REBASES_WITHOUT_WAIT: Final = 2
+_REBASES_WITHOUT_WAIT: Final = 1
 
 ENGINE_METADATA_KEY: Final = "__icechunk"
 """Commit metadata key for facts the engine records (specification section 5)."""
@@ -185,26 +188,30 @@ async def _commit_sealed(checkout: Checkout, request: CommitRequest) -> ObjectId
     reuse = _Reuse()
     solver = request.solver
     tries = 1 if solver is None else 1 + request.max_rebases
-    waits = pauses(tries, 1 + _REBASES_WITHOUT_WAIT, _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS)
+    waits = pauses(tries, 1 + _REBASES_WITHOUT_WAIT, _FIRST_WAIT, _LONGEST_WAIT)
     conflict: ConflictError | None = None
-    for rebases, pause in enumerate(waits):
-        if rebases and solver is not None and request.branch is not None:
-            logger.debug("branch %s moved: rebase %d after %.3f s", request.branch, rebases, pause)
-            await asyncio.sleep(pause)
-            await rebase_changes(checkout, request.branch, solver)
+    attempt_seconds = 0.0
+    for rebases, wait in enumerate(waits):
+        pause = min(wait * attempt_seconds, _LONGEST_WAIT_SECONDS)
+        await asyncio.sleep(pause)
+        start = time.monotonic()
         refs = await read_refs(assets)
         if request.branch is not None:
             base = checkout.snapshot_id
             tip = await refs.tip_to_commit_on(request.branch, base)
             if tip != base:
                 conflict = moved(base, tip)
-                continue
+                if not rebases or solver is None:
+                    continue
+                logger.debug("branch %s: rebase %d after %.3f s", request.branch, rebases, pause)
+                await _rebase_onto(checkout, refs, tip, solver)
         try:
             return await _commit_once(checkout, request, refs, rebases, reuse)
         except ConflictError as e:
             if e.kind != ErrorKind.COMMIT_CONFLICT:
                 raise
             conflict = e
+        attempt_seconds = time.monotonic() - start
     assert conflict is not None, "there is at least one attempt"
     raise conflict
 
@@ -374,11 +381,17 @@ async def rebase_changes(checkout: Checkout, branch: str, solver: ConflictSolver
     ConflictError
         Kind ``commit-conflict``; the base is no ancestor of the tip: the branch was reset.
     """
-    assets = checkout.assets
-    refs = await read_refs(assets)
+    refs = await read_refs(checkout.assets)
     tip = await refs.find_branch(branch)
-    if tip is None or tip == checkout.snapshot_id:
-        return
+    if tip is not None and tip != checkout.snapshot_id:
+        await _rebase_onto(checkout, refs, tip, solver)
+
+
+async def _rebase_onto(
+    checkout: Checkout, refs: RefStore, tip: ObjectId, solver: ConflictSolver
+) -> None:
+    """Move a checkout's changes onto a commit; raises as `rebase_changes`."""
+    assets = checkout.assets
     with checkout.lock:
         changes = effective_changes(checkout.base.nodes, checkout.changes)
     outcome = await replay_changes(checkout, refs, tip, changes, solver)

@@ -77,8 +77,8 @@ def go(process: subprocess.Popen[str]) -> None:
     process.stdin.flush()
 
 
-def finish(process: subprocess.Popen[str]) -> None:
-    out, _ = process.communicate(timeout=120)
+def finish(process: subprocess.Popen[str], timeout_seconds: float = 120) -> None:
+    out, _ = process.communicate(timeout=timeout_seconds)
     assert process.returncode == 0, out
 
 
@@ -100,6 +100,29 @@ def test_two_processes_that_append_different_regions_both_land(where: str) -> No
     assert sorted(s.message for s in history[:16]) == sorted(f"chunk {i}" for i in range(16))
     times = [s.written_at for s in history]
     assert times == sorted(times, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("writers", "commits"),
+    [
+        pytest.param(6, 4),
+        pytest.param(16, 25, marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+    ],
+)
+def test_many_processes_on_one_branch_all_land_once(where: str, writers: int, commits: int) -> None:
+    """N x M commits without any coordination: none lost, none doubled, nobody gives up."""
+    total = writers * commits
+    repo = create(where, total)
+    processes = [start(where, n * commits, (n + 1) * commits) for n in range(writers)]
+    for process in processes:
+        go(process)
+    for process in processes:
+        finish(process, 800)
+    assert (values(repo) == np.arange(1, total + 1)[:, None]).all(), "none lost"
+    history = list(repo.ancestry(branch="main"))[:-2]
+    assert sorted(s.message for s in history) == sorted(f"chunk {i}" for i in range(total))
+    attempts = [s.metadata["__icechunk"]["rebase_attempts"] for s in history]
+    assert max(attempts) < 200, "far from giving up, which a commit does after 1,000"
 
 
 def test_two_that_write_the_same_chunk_one_is_told_array_and_chunk(where: str) -> None:
