@@ -194,7 +194,7 @@ def plan(data: Mapping[str, Any]) -> RenderableType:
     """Return a write plan as a table."""
     result = table(
         "variable", "shape", "type", "chunk", ("chunks", "right"), ("tasks", "right"),
-        ("size", "right"),
+        ("size", "right"), ("block", "right"), ("requests", "right"),
     )  # fmt: skip
     for row in data["variables"]:
         chunk = row["zarr_chunk_shape"]
@@ -206,16 +206,25 @@ def plan(data: Mapping[str, Any]) -> RenderableType:
             "1" if row["zarr_chunks"] is None else f"{row['zarr_chunks']:,}",
             f"{row['tasks']:,}" if row["tasks"] else Text("-", style=QUIET),
             bytes_text(row["size_bytes"]),
+            bytes_text(row["largest_block_bytes"]),
+            f"{row['requests']:,}",
         )
     result.add_section()
     chunks = sum(row["zarr_chunks"] or 1 for row in data["variables"])
     result.add_row(
         Text("in all", style=QUIET), "", "", "", f"{chunks:,}",
         f"{data['write_tasks']:,}", bytes_text(data["size_bytes"]),
+        bytes_text(data["largest_block_bytes"]), f"{data['requests']:,}",
     )  # fmt: skip
-    largest = bytes_text(data["largest_block_bytes"])
     merges = count_text(data["merge_tasks"], "merge task")
-    notes = [f"{merges}, largest block in memory {largest}"]
+    notes = [
+        f"{merges}, {bytes_text(data['wire_bytes'])} of change sets from tasks to here",
+        (
+            f"to storage: {bytes_text(data['upload_bytes'])} of chunks before compression, "
+            f"{bytes_text(data['manifest_bytes'])} of manifests, {data['commit_requests']} requests "
+            "to commit"
+        ),
+    ]
     if "commits" in data:
         where = f"group {data['group']}, branch {data['branch']} of {data['repository']}"
         notes.append(f"{where}, {count_text(data['commits'], 'commit')}")
