@@ -6,12 +6,11 @@ Source: Icechunk specification, sections "Session", "Commit", "Rebase" and "Fork
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from icechunk._display import Block, Shown, plain_fields
+from icechunk._io.registry import Registry
 from icechunk._sync.session import SessionTwins
-from icechunk.assets.manager import shared_manager
-from icechunk.assets.virtual import VirtualReader
 from icechunk.checkout import Base, Checkout, SessionMode
 from icechunk.core.changes import ChangeSet
 from icechunk.core.merge import ChunkPolicy, merge_changes
@@ -26,7 +25,7 @@ from icechunk.errors import (
 from icechunk.ids import NodeId, ObjectId, id_text
 from icechunk.session_edits import SessionEdits
 from icechunk.session_look import SessionLook
-from icechunk.session_state import SessionState, checked_message
+from icechunk.session_state import Place, SessionState, checked_message, recipe_of
 from icechunk.store import IcechunkStore
 from icechunk.transaction import (
     CommitRequest,
@@ -36,13 +35,10 @@ from icechunk.transaction import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from icechunk.assets.manager import AssetManager
+    from icechunk.assets.virtual import VirtualReader
     from icechunk.config import RepositoryConfig
-    from icechunk.container_access import AnyCredential
     from icechunk.core.conflicts import ConflictSolver
-    from icechunk.storage.base import Storage
 
 
 class Session(SessionTwins, SessionEdits, SessionLook, Block):
@@ -129,9 +125,13 @@ class Session(SessionTwins, SessionEdits, SessionLook, Block):
             return _session_from_parts, (self._recipe(), self._bytes(ChangeSet(), ChangeSet()))
         return self.fork().__reduce__()
 
-    def _recipe(self) -> tuple[Any, ...]:
-        assets, virtual = self._state.assets, self.checkout.virtual
-        return assets.storage, self._state.config, virtual.authorized, assets.spec_version
+    def _recipe(self) -> bytes:
+        """Return what a session elsewhere opens the repository with; a fork passes on its own."""
+        state, virtual = self._state, self.checkout.virtual
+        place = state.came_from
+        if place is not None and place.has(state.assets, virtual, state.config):
+            return place.recipe
+        return recipe_of(state.assets, virtual, state.config)
 
     def _bytes(self, inherited: ChangeSet, own: ChangeSet) -> bytes:
         return encode_document(
@@ -390,6 +390,7 @@ def _fork_state(parent: SessionState, snapshot_id: ObjectId, inherited: ChangeSe
         branch=None,
         config=parent.config,
         inherited=inherited,
+        came_from=parent.came_from,
     )
 
 
@@ -407,11 +408,11 @@ def _forked_checkout(
     return Checkout(assets, virtual, snapshot_id, mode, load=load, changes=own)
 
 
-def _session_from_parts(
-    recipe: tuple[Storage, RepositoryConfig, Mapping[str, AnyCredential | None], int], data: bytes
-) -> Session:
+_places: Final[Registry[bytes, Place]] = Registry(kept=8)
+
+
+def _session_from_parts(recipe: bytes, data: bytes) -> Session:
     """Return a session in another process, or again in this one; reads nothing yet."""
-    storage, config, authorized, spec_version = recipe
     document = decode_document(data)
     try:
         base, mode = ObjectId(document["base"]), SessionMode(document["mode"])
@@ -419,8 +420,9 @@ def _session_from_parts(
         own = unpack_changes(document["own"])
     except (KeyError, TypeError, ValueError) as e:
         raise FormatError(f"damaged session bytes ({e!r}).", ErrorKind.DESERIALIZATION) from e
-    assets = shared_manager(storage, config, spec_version)
-    virtual = VirtualReader(assets.config, authorized)
-    checkout = _forked_checkout(assets, virtual, base, inherited, own, mode)
-    state = SessionState(checkout=checkout, branch=None, config=config, inherited=inherited)
+    place = _places.get(recipe, lambda: Place.of(recipe))
+    checkout = _forked_checkout(place.assets, place.virtual, base, inherited, own, mode)
+    state = SessionState(
+        checkout=checkout, branch=None, config=place.config, inherited=inherited, came_from=place
+    )
     return Session(state) if mode is SessionMode.readonly else ForkSession(state)

@@ -2,19 +2,60 @@
 
 from __future__ import annotations
 
+import pickle
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from icechunk.assets.manager import AssetManager
+from icechunk.assets.virtual import VirtualReader
 from icechunk.core.changes import ChangeSet
 from icechunk.errors import ErrorKind, InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from icechunk.assets.manager import AssetManager
     from icechunk.checkout import Checkout
     from icechunk.config import RepositoryConfig
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class Place:
+    """A repository that sessions came here for: all of them share its client and its cache.
+
+    Parameters
+    ----------
+    recipe : bytes
+        What `recipe_of` made elsewhere.
+    assets : AssetManager
+        Files of the repository.
+    virtual : VirtualReader
+        Reads chunks outside of it.
+    config : RepositoryConfig
+        As the user sees it.
+    """
+
+    recipe: bytes
+    assets: AssetManager
+    virtual: VirtualReader
+    config: RepositoryConfig
+
+    @classmethod
+    def of(cls, recipe: bytes) -> Place:
+        """Open the repository of a recipe; nothing is read."""
+        # The recipe came inside a pickle.
+        storage, config, authorized, spec_version = pickle.loads(recipe)  # noqa: S301
+        assets = AssetManager(storage, config.resolved(storage.default_settings()), spec_version)
+        return cls(recipe, assets, VirtualReader(assets.config, authorized), config)
+
+    def has(self, assets: AssetManager, virtual: VirtualReader, config: RepositoryConfig) -> bool:
+        """Say whether these are the parts that the recipe stands for."""
+        return self.assets is assets and self.virtual is virtual and self.config is config
+
+
+def recipe_of(assets: AssetManager, virtual: VirtualReader, config: RepositoryConfig) -> bytes:
+    """Return what a session elsewhere opens the repository with."""
+    return pickle.dumps((assets.storage, config, virtual.authorized, assets.spec_version))
 
 
 @dataclass(slots=True, eq=False)
@@ -35,6 +76,8 @@ class SessionState:
         In a fork, the changes its parent had; they are read and not sent back.
     carried : bool
         In a fork, whether its changes were merged or pickled, so that nothing is lost with it.
+    came_from : Place or None
+        In a session that came from elsewhere, the repository as it was opened for it.
     """
 
     checkout: Checkout
@@ -43,6 +86,7 @@ class SessionState:
     default_metadata: Mapping[str, Any] = field(default_factory=dict)
     inherited: ChangeSet = field(default_factory=ChangeSet)
     carried: bool = False
+    came_from: Place | None = None
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property

@@ -6,12 +6,10 @@ Source: Icechunk specification, section "Storage model and object keys".
 from __future__ import annotations
 
 import logging
-import pickle
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from icechunk._io.flight import Flight
 from icechunk._io.loop import in_thread
-from icechunk._io.registry import Registry
 from icechunk.assets.cache import WeightedCache
 from icechunk.errors import ErrorKind, FormatError, RepositoryNotFoundError, StorageError
 from icechunk.format.header import WRITER, FileType
@@ -28,7 +26,7 @@ from icechunk.ids import ObjectId, id_text
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from icechunk.config import RepositoryConfig, ResolvedConfig
+    from icechunk.config import ResolvedConfig
     from icechunk.storage.base import ByteRange, Storage, Version
 
 logger = logging.getLogger(__name__)
@@ -294,21 +292,4 @@ def needs_version_2(what: str) -> FormatError:
         f"this repository is of format version 1, and {what} came with version 2. Upgrade it with "
         "icechunk.upgrade_icechunk_repository(repo, dry_run=False).",
         ErrorKind.UNSUPPORTED_SPEC_VERSION,
-    )
-
-
-_shared: Final[Registry[bytes, AssetManager]] = Registry(kept=8)
-
-
-def shared_manager(
-    storage: Storage, config: RepositoryConfig, spec_version: int = 2
-) -> AssetManager:
-    """Return this process's manager of a repository that came in from another process.
-
-    All sessions that travelled here for the same storage and configuration share one client and
-    one cache.
-    """
-    return _shared.get(
-        pickle.dumps((storage, config, spec_version)),
-        lambda: AssetManager(storage, config.resolved(storage.default_settings()), spec_version),
     )

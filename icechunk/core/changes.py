@@ -19,7 +19,6 @@ from icechunk.format.chunk_table import (
     NativeRef,
     VirtualRef,
     merged,
-    overlay,
 )
 from icechunk.paths import NodePath, sorted_within
 
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from icechunk.ids import NodeId
 
 _RECENT_ROWS: Final = 4096
+_FAN_IN: Final = 8
 
 
 class ChunkEdits:
@@ -105,11 +105,12 @@ class ChunkEdits:
     def _push(self, table: ChunkTable) -> None:
         if not len(table):
             return
-        self._sealed.append(table)
-        # Each table is more than twice the next, so there are only logarithmically many.
-        while len(self._sealed) > 1 and len(self._sealed[-2]) <= 2 * len(self._sealed[-1]):
-            newer = self._sealed.pop()
-            self._sealed[-1] = overlay(self._sealed[-1], newer)
+        sealed = self._sealed
+        sealed.append(table)
+        # So many tables of like size become one, so there are only logarithmically many, and a
+        # row is copied only so often.
+        while len(sealed) >= _FAN_IN and len(sealed[-_FAN_IN]) <= 2 * len(sealed[-1]):
+            sealed[-_FAN_IN:] = [merged(sealed[-_FAN_IN:])]
 
 
 def table_of(rows: dict[Coordinate, ChunkRef | None], ndim: int) -> ChunkTable:

@@ -244,7 +244,12 @@ def test_new_objects_go_straight_to_their_name(
     storage = local_filesystem_storage(tmp_path)
     moved: list[str] = []
     replace = os.replace
-    monkeypatch.setattr(os, "replace", lambda a, b: (moved.append(b), replace(a, b)))
+
+    def replacing(source: str, target: str) -> None:
+        moved.append(target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", replacing)
     run_now(storage.put("chunks/A", b"1" * 1000))
     assert moved == []
     (tmp_path / "chunks" / "B").write_bytes(b"par")
