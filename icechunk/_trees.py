@@ -53,7 +53,9 @@ def _node_label(data: Mapping[str, Any]) -> Text:
     name = clean(data["name"]) or data["path"]
     if data["kind"] == "group":
         label = Text(name, style="bold blue")
-        if not data.get("children", True):
+        if hidden := data.get("not_shown"):
+            label.append(f"  {hidden:,} not shown", QUIET)
+        elif not data.get("children", True):
             label.append("  empty", QUIET)
         return label
     facts = f"  {data['dtype']}  ({dims_text(data)})  {size_text(data)}"

@@ -127,7 +127,8 @@ def tree_data(nodes: NodeTable, path: str, depth: int | None) -> dict[str, Any]:
     path : str
         Absolute path of the node.
     depth : int or None
-        How many levels below it; all when None.
+        How many levels below it; all when None. A group that is not looked into says under
+        ``not_shown`` how many nodes it has.
     """
     below: dict[str, set[str]] = {}
     for full in nodes.paths:
@@ -140,9 +141,12 @@ def tree_data(nodes: NodeTable, path: str, depth: int | None) -> dict[str, Any]:
     def grown(path: str, depth: int | None) -> dict[str, Any]:
         data = data_at(nodes, path)
         if data["kind"] == "group":
+            inside = sorted(below.get(path, ()))
+            open_here = depth is None or depth > 0
             deeper = None if depth is None else depth - 1
-            inside = sorted(below.get(path, ())) if depth is None or depth > 0 else []
-            data["children"] = [grown(child, deeper) for child in inside]
+            data["children"] = [grown(child, deeper) for child in inside] if open_here else []
+            if inside and not open_here:
+                data["not_shown"] = len(inside)
         return data
 
     return grown(path, depth)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from icechunk.assets.virtual import VirtualReader
     from icechunk.config import RepositoryConfig
     from icechunk.core.conflicts import ConflictSolver
+    from icechunk.format.snapshot import Snapshot
 
 
 class Session(SessionTwins, SessionEdits, SessionLook, Block):
@@ -360,6 +361,19 @@ class ForkSession(Session):
     def mark_carried(self) -> None:
         """Note that the changes went on: merged into a session, or pickled."""
         self._state.carried = True
+
+    def underlay(self, snapshot: Snapshot, inherited: ChangeSet) -> None:
+        """Lie on another snapshot and on what others changed since; own changes stay on top.
+
+        For those who keep a fork's changes elsewhere and know that they fit there.
+        """
+        self.checkout.underlay(Base.with_inherited(snapshot, inherited))
+        self._state.inherited = inherited
+
+    def reach(self, config: RepositoryConfig, virtual: VirtualReader) -> None:
+        """Read virtual chunks as another configuration says."""
+        self._state.config = config
+        self.checkout.virtual = virtual
 
     def discard_changes(self) -> None:
         """Forget everything this fork changed."""

@@ -55,7 +55,7 @@ def planned_files(package: Path = _PACKAGE) -> dict[Path, str]:
         A method is decorated in an unknown way, or lacks a docstring or an annotation.
     """
     files = {}
-    for source in sorted([*package.glob("*.py"), *package.glob("lake/*.py")]):
+    for source in sorted([*package.glob("*.py"), *package.glob("lake/**/*.py")]):
         tree = ast.parse(source.read_text(encoding="utf-8"))
         twinned = [node for node in tree.body if isinstance(node, ast.ClassDef) and _wants(node)]
         if twinned:

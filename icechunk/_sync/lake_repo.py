@@ -8,8 +8,9 @@ from icechunk._io.loop import run
 from icechunk.lake.record import DEFAULT_EXPIRES_IN, DEFAULT_IS_WRITE_SESSION
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import timedelta
+    from typing import Any
 
     from rich.tree import Tree
 
@@ -86,6 +87,10 @@ class RepoTwins:
             As `create_session` and `join_session`.
         """
         return run(self._async.checkout(ref, session_token, for_writing, expires_in))
+
+    def reach(self, prefixes: Sequence[str], options: Mapping[str, Any]) -> None:
+        """Let the repository read chunks in some places; for the package's own use."""
+        return run(self._async.reach(prefixes, options))
 
     def commit(
         self,

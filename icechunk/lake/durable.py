@@ -126,6 +126,11 @@ class DurableSession:
         fork = await _fork(repository, parse_object_id(info.base), inherited)
         return cls(repository, info, fork, stored=True)
 
+    def reach(self, repository: Repository) -> None:
+        """Go on with the same repository opened with other virtual chunk containers."""
+        self.repository = repository
+        self.fork.reach(repository.config, repository.state.virtual)
+
     # -- changing -----------------------------------------------------------------------------
 
     def require_usable(self) -> None:

@@ -12,6 +12,7 @@ from icechunk._sync.lake_repo import RepoTwins
 from icechunk._trees import node_tree
 from icechunk.errors import ErrorKind, InvalidInputError, RefNotFoundError, SessionStateError
 from icechunk.format.snapshot import NodeTable
+from icechunk.lake.containers import reaching
 from icechunk.lake.durable import DurableSession
 from icechunk.lake.filters import filtered_names
 from icechunk.lake.history import Commit, CommitData, CommitLog, Tag, author_metadata
@@ -30,12 +31,13 @@ from icechunk.lake.sessions import (
     LocalWriteSession,
     SessionStatus,
 )
+from icechunk.lake.virtual.repo import AsyncVirtualRepo, VirtualRepo
 from icechunk.outline import attributes_of, kept_data, tree_data
 from icechunk.paths import user_path
 from icechunk.shelf import Shelf
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import timedelta
 
     import xarray as xr
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
 _TAG_MESSAGES: Final = "lake_tag_messages"
 
 
-class AsyncRepo:
+class AsyncRepo(AsyncVirtualRepo):
     """A repository of a lake; its methods are coroutines.
 
     Made by `AsyncClient.get_repo` and its like. Everything happens in a session: that of the last
@@ -240,6 +242,11 @@ class AsyncRepo:
             raise RefNotFoundError(
                 f"no branch, tag or commit {ref!r} in {self.name}; its branches: {branches}."
             ) from e
+
+    async def reach(self, prefixes: Sequence[str], options: Mapping[str, Any]) -> None:
+        """Let the repository read chunks in some places; for the package's own use."""
+        self._repository = await reaching(self._repository, prefixes, options)
+        (await self._writing()).durable.reach(self._repository)
 
     async def _writing(self) -> AsyncLocalWriteSession:
         session = await self.session()
@@ -481,7 +488,7 @@ class AsyncRepo:
         return self._session.store
 
 
-class Repo(RepoTwins):
+class Repo(RepoTwins, VirtualRepo):
     """A repository of a lake, blocking; as `AsyncRepo`.
 
     Parameters
@@ -498,6 +505,8 @@ class Repo(RepoTwins):
     >>> repo.filter_metadata("level == `0`")
     ['/surface']
     """
+
+    _async: AsyncRepo
 
     def __init__(self, arepo: AsyncRepo) -> None:
         self._async = arepo

@@ -98,14 +98,20 @@ TOP = 10
 
 # Which modules may import a library at all, by prefix; the command line has everything.
 LIBRARIES = {
-    "dask": ("icechunk.dask", "icechunk.xarray", "icechunk.cli"),
+    "dask": ("icechunk.dask", "icechunk.xarray", "icechunk.cli", "icechunk.lake.virtual"),
     "distributed": ("icechunk.dask", "icechunk.cli"),
-    "xarray": ("icechunk.xarray", "icechunk.dask.ingest", "icechunk.cli", "icechunk.lake.repo"),
+    "xarray": (
+        "icechunk.xarray",
+        "icechunk.dask.ingest",
+        "icechunk.cli",
+        "icechunk.lake.repo",
+        "icechunk.lake.virtual",
+    ),
     "typer": ("icechunk.cli",),
     "rich": ("icechunk.cli", "icechunk._trees", "icechunk.lake", "icechunk.progress"),
     "s3fs": ("icechunk.storage",),
-    "fsspec": ("icechunk.storage", "icechunk.cli"),
-    "obstore": ("icechunk.storage",),
+    "fsspec": ("icechunk.storage", "icechunk.cli", "icechunk.lake.virtual"),
+    "obstore": ("icechunk.storage", "icechunk.lake.virtual"),
     "botocore": ("icechunk.storage",),
     "aiohttp": ("icechunk.storage",),
     "azure": ("icechunk.storage",),

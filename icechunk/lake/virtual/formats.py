@@ -1,0 +1,125 @@
+"""One file of any format as virtual datasets, by group."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+import obstore
+from kerchunk.netCDF3 import NetCDF3ToZarr
+from obspec_utils.registry import ObjectStoreRegistry
+from virtualizarr import open_virtual_dataset
+from virtualizarr.manifests import ManifestGroup, ManifestStore
+from virtualizarr.parsers import HDFParser, ZarrParser
+
+from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk.lake.virtual.grib import open_grib
+from icechunk.lake.virtual.kerchunk_refs import load_references
+from icechunk.lake.virtual.tiff import open_tiff
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from icechunk.lake.virtual.sources import Source
+
+_HDF5_MAGIC: Final = b"\x89HDF\r\n\x1a\n"
+_NETCDF3_MAGIC: Final = b"CDF"
+_GRIB_MAGIC: Final = b"GRIB"
+_TIFF_MAGIC: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_MAGIC_BYTES: Final = 8
+_LOADING: Final = {"loadable_variables", "decode_times"}
+
+
+def open_source(format_name: str, source: Source, options: dict[str, Any]) -> xr.Dataset:
+    """Return one file as a virtual dataset.
+
+    Parameters
+    ----------
+    format_name : {"hdf", "netcdf", "grib", "zarr", "tiff"}
+        Its format.
+    source : Source
+        The file.
+    options : dict
+        For the parser.
+
+    Raises
+    ------
+    InvalidInputError
+        Kind ``invalid-virtual-ref``; it is of another format, or cannot be referred to.
+    """
+    return _OPENERS[format_name](source, options)
+
+
+def format_of(source: Source) -> str:
+    """Return the format of a file, by how it begins; a directory is a Zarr store."""
+    if source.is_directory():
+        return "zarr"
+    head = source.first_bytes(_MAGIC_BYTES)
+    if head.startswith(_GRIB_MAGIC):
+        return "grib"
+    if head.startswith(_TIFF_MAGIC):
+        return "tiff"
+    if head.startswith((_HDF5_MAGIC, _NETCDF3_MAGIC)):
+        return "netcdf"
+    raise InvalidInputError(
+        f"{source.url} is no netCDF, HDF5, GRIB, TIFF or Zarr: it begins with {head!r}.",
+        ErrorKind.INVALID_VIRTUAL_REF,
+    )
+
+
+def _hdf(source: Source, options: dict[str, Any]) -> xr.Dataset:
+    if source.first_bytes(_MAGIC_BYTES) != _HDF5_MAGIC:
+        raise InvalidInputError(f"{source.url} is not an HDF5 file.", ErrorKind.INVALID_VIRTUAL_REF)
+    group, drop = options.pop("group", None), options.pop("drop_variables", None)
+    parser = HDFParser(group=group, drop_variables=drop)
+    opened: xr.Dataset = open_virtual_dataset(source.url, source.registry(), parser, **options)
+    return opened
+
+
+def _netcdf(source: Source, options: dict[str, Any]) -> xr.Dataset:
+    if not source.first_bytes(_MAGIC_BYTES).startswith(_NETCDF3_MAGIC):
+        return _hdf(source, options)
+    loading = {name: options.pop(name) for name in _LOADING & options.keys()}
+    # kerchunk's reader of netCDF-3, because VirtualiZarr's gives up at a fill value that is not of
+    # the variable's type, which real files have. No value can be equal to that, so it is left out.
+    where = source.filesystem_path() if source.scheme == "file" else source.url
+    reader = NetCDF3ToZarr(
+        where, storage_options=dict(source.options), inline_threshold=0, **options
+    )
+    for variable in reader.variables.values():
+        fill = variable._attributes.get("_FillValue")  # noqa: SLF001 # scipy has no other way
+        if variable.data.dtype.kind == "i" and fill is not None and math.isnan(fill):
+            del variable._attributes["_FillValue"]  # noqa: SLF001
+    refs = reader.translate()["refs"]
+    places = {
+        key: [source.url, *place[1:]] if isinstance(place, list) else place
+        for key, place in refs.items()
+    }
+    virtual = load_references({"version": 1, "refs": places})[""]
+    arrays = {str(name): variable.data for name, variable in virtual.variables.items()}
+    group = ManifestGroup(arrays=arrays, attributes=virtual.attrs)
+    store = ManifestStore(group=group, registry=source.registry())
+    loaded: xr.Dataset = store.to_virtual_dataset(**loading)
+    return loaded
+
+
+def _grib(source: Source, options: dict[str, Any]) -> xr.Dataset:
+    return open_grib(source, **options)
+
+
+def _zarr(source: Source, options: dict[str, Any]) -> xr.Dataset:
+    if source.scheme == "file":
+        store: Any = obstore.store.LocalStore()
+        registry = ObjectStoreRegistry({"file://": store})
+    else:
+        store = obstore.store.from_url(source.bucket, **source.obstore_options())
+        registry = ObjectStoreRegistry({source.bucket.rstrip("/"): store})
+    opened: xr.Dataset = open_virtual_dataset(source.url, registry, ZarrParser(), **options)
+    return opened
+
+
+def _tiff(source: Source, options: dict[str, Any]) -> xr.Dataset:
+    return open_tiff(source, **options)
+
+
+_OPENERS: Final = {"hdf": _hdf, "netcdf": _netcdf, "grib": _grib, "zarr": _zarr, "tiff": _tiff}
