@@ -78,6 +78,14 @@ Which modules implement which section of the Icechunk format description. Made b
 |---|---|---|
 """
 
+TAIL = """
+## Beside the format
+
+| Keys | What they are | Modules |
+|---|---|---|
+| `x-shelf/` | uncommitted change sets, see [Exactly once](../explanation/exactly-once.md) | `icechunk/shelf.py` |
+"""
+
 
 def sections_of(docstring: str) -> set[str]:
     """Return the numbers of the sections that a docstring names as its source.
@@ -107,7 +115,7 @@ def build() -> str:
         for number, title in SECTIONS.items()
         if modules[number]
     ]
-    return HEAD + "\n".join(rows) + "\n"
+    return HEAD + "\n".join(rows) + "\n" + TAIL
 
 
 def main() -> int:
