@@ -108,10 +108,14 @@ class ObjectStoreConfig(CaseUnion):
 
     @dataclass(frozen=True, slots=True, repr=False)
     class InMemory(_StoreCase):
-        """In the memory of this process; nothing can be read from it."""
+        """Of this process only: its memory, or a file system that fsspec knows.
+
+        For locations below ``memory://NAME/``, and for those of any scheme that no other case is
+        for, such as ``sftp://``. Other implementations cannot read from such a container.
+        """
 
         _display_name: ClassVar[str] = "icechunk.config.ObjectStoreConfig.InMemory"
-        _schemes: ClassVar[tuple[str, ...]] = ()
+        _schemes: ClassVar[tuple[str, ...]] = ("memory",)
 
     @dataclass(frozen=True, slots=True, repr=False)
     class LocalFileSystem(_StoreCase):

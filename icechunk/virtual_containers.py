@@ -26,6 +26,20 @@ if TYPE_CHECKING:
 
     from icechunk.object_store_config import AnyObjectStoreConfig
 
+# Schemes that a case of `ObjectStoreConfig` of their own is for.
+_TAKEN: Final = frozenset(
+    scheme
+    for case in (
+        ObjectStoreConfig.LocalFileSystem,
+        ObjectStoreConfig.Http,
+        ObjectStoreConfig.S3,
+        ObjectStoreConfig.Tigris,
+        ObjectStoreConfig.Gcs,
+        ObjectStoreConfig.Azure,
+    )
+    for scheme in case._schemes  # noqa: SLF001 (of the cases, which have no instance yet)
+) | {"vcc"}
+
 NAMED_SCHEME: Final = "vcc://"
 """Start of a location that names its container: ``vcc://NAME/REST``."""
 
@@ -88,7 +102,8 @@ def container_problem(container: VirtualChunkContainer) -> str | None:
     except ValueError as exc:
         return f"url_prefix is no URL: {prefix!r} ({exc})"
     schemes = container.store.schemes
-    if url.scheme not in schemes:
+    of_fsspec = isinstance(container.store, ObjectStoreConfig.InMemory)
+    if url.scheme not in schemes and not (of_fsspec and url.scheme not in _TAKEN and url.scheme):
         return (
             f"url_prefix {prefix!r} does not fit its store {type(container.store).__name__}, "
             f"which is for {' and '.join(f'{s}://' for s in schemes) or 'no location'}"
