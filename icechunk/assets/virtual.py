@@ -14,7 +14,9 @@ from urllib.parse import unquote
 import numpy as np
 
 from icechunk._io import loop
+from icechunk.assets.range_batches import RangeBatches
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
+from icechunk.storage.base import ObjectChangedError, ReadCondition
 from icechunk.storage.containers import storage_for_container
 
 if TYPE_CHECKING:
@@ -41,7 +43,8 @@ class VirtualReader:
 
     Notes
     -----
-    Concurrency: may be used from any thread and loop. There is one storage per container.
+    Concurrency: may be used from any thread and loop. There is one storage per container, and near
+    ranges of one object that are wanted at the same moment share a request.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class VirtualReader:
         self.authorized = dict(authorized)
         self._containers: ContainerSet = config.virtual_chunk_containers
         self._storages: dict[str, Storage] = {}
+        self._batches = RangeBatches()
         self._lock = threading.Lock()
 
     def full_location(self, location: str) -> str:
@@ -96,11 +100,23 @@ class VirtualReader:
         place = container.place_of(location)
         storage = self._storage_of(container, place)
         key = unquote(location[len(place) :].partition("?")[0].partition("#")[0])
-        reading = _read_checked(storage, key, ref, byte_range, location)
+        condition = _condition(ref)
+
+        async def read(wanted: ByteRange) -> bytes:
+            return await storage.get(key, wanted, condition=condition)
+
+        async def reading() -> bytes:
+            try:
+                if storage.immediate:
+                    return await read(byte_range)
+                return await self._batches.read((place, key, condition), byte_range, read)
+            except StorageError as error:
+                raise _explained(error, location, container.url_prefix) from error
+
         if loop.driving_now() and not storage.immediate:
             # The repository answers at once and this container does not: wait on the I/O thread.
-            return loop.run(reading)
-        return await reading
+            return loop.run(reading())
+        return await reading()
 
     def _storage_of(self, container: VirtualChunkContainer, place: str) -> Storage:
         prefix = container.url_prefix
@@ -120,29 +136,38 @@ class VirtualReader:
             return found
 
 
-async def _read_checked(
-    storage: Storage, key: str, ref: VirtualRef, byte_range: ByteRange, location: str
-) -> bytes:
-    try:
-        if ref.last_modified:
-            info = await storage.head(key)
-            if info.last_modified_us > ref.last_modified * 1_000_000:
-                raise _modified(location, "it was modified after the reference was made")
-        if ref.etag is not None:
-            # The storage contract has no conditional read yet, and a checksum that cannot be
-            # checked must not pass.
-            raise _modified(location, "its etag cannot be checked by this version of icechunk")
-        return await storage.get(key, byte_range)
-    except StorageError as e:
-        if e.kind in {ErrorKind.VIRTUAL_CHUNK_MODIFIED, ErrorKind.INVALID_OBJECT_SIZE}:
-            raise
-        raise StorageError(
-            f"cannot read virtual chunk {location}: {e.message}", ErrorKind.VIRTUAL_CHUNK_FETCH
-        ) from e
+def _condition(ref: VirtualRef) -> ReadCondition | None:
+    """Return what the object must still be; no condition when the reference has no checksum."""
+    if ref.etag is None and not ref.last_modified:
+        return None
+    return ReadCondition(
+        etag=ref.etag,
+        unmodified_since_us=ref.last_modified * 1_000_000 if ref.last_modified else None,
+    )
 
 
-def _modified(location: str, why: str) -> StorageError:
+def _explained(error: StorageError, location: str, prefix: str) -> StorageError:
+    """Return an error that names the location and says what to do about it."""
+    if error.kind == ErrorKind.INVALID_OBJECT_SIZE:
+        return StorageError(f"virtual chunk {location}: {error.message}", error.kind)
+    if isinstance(error, ObjectChangedError):
+        return StorageError(
+            f"the object of a virtual chunk has changed: {location}: {error.message}. Make the "
+            "reference again, or put the object back.",
+            ErrorKind.VIRTUAL_CHUNK_MODIFIED,
+        )
+    if error.kind == ErrorKind.OBJECT_NOT_FOUND:
+        advice = (
+            f" If the files under {prefix} were moved, set references to where they are now with "
+            "set_virtual_refs_arr; those of a container with a name (vcc://) follow its new "
+            "url_prefix, see config.set_virtual_chunk_container."
+        )
+    else:
+        advice = (
+            f" It was read with what authorize_virtual_chunk_access has for {prefix!r}: pass other "
+            "credentials there if access was denied."
+        )
     return StorageError(
-        f"the object of a virtual chunk has changed: {location}: {why}. Make the reference again.",
-        ErrorKind.VIRTUAL_CHUNK_MODIFIED,
+        f"cannot read virtual chunk {location}: {error.message}.{advice}",
+        ErrorKind.VIRTUAL_CHUNK_FETCH,
     )

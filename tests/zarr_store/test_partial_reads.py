@@ -24,7 +24,7 @@ from tests.zarr_store.nodes import array_document, buffer, group_document
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from icechunk.storage.base import ByteRange, Storage
+    from icechunk.storage.base import ByteRange, ReadCondition, Storage
 
 PROTOTYPE = default_buffer_prototype()
 MIB = 1 << 20
@@ -37,10 +37,16 @@ class CountingStorage(FaultyStorage):
         super().__init__(inner)
         self.reads: list[tuple[str, int | None, int | None]] = []
 
-    async def get(self, key: str, byte_range: ByteRange | None = None) -> bytes:
+    async def get(
+        self,
+        key: str,
+        byte_range: ByteRange | None = None,
+        *,
+        condition: ReadCondition | None = None,
+    ) -> bytes:
         bounds = (byte_range.start, byte_range.stop) if byte_range else (None, None)
         self.reads.append((key, *bounds))
-        return await self.inner.get(key, byte_range)
+        return await self.inner.get(key, byte_range, condition=condition)
 
 
 def stored(size: int = 4 * MIB) -> tuple[CountingStorage, ic.IcechunkStore, bytes]:
