@@ -83,7 +83,7 @@ TAIL = """
 
 | Keys | What they are | Modules |
 |---|---|---|
-| `x-shelf/` | uncommitted change sets, see [Exactly once](../explanation/exactly-once.md) | `icechunk/shelf.py` |
+| `x-shelf/` | [uncommitted change sets](../explanation/exactly-once.md) | `icechunk/shelf.py` |
 """
 
 
