@@ -85,9 +85,9 @@ class AzurePlace:
 
     @property
     def description(self) -> str:
-        """Return ``az://`` with account, container and prefix."""
+        """Return ``az://`` with container and prefix, and the account."""
         prefix = f"/{self.prefix}" if self.prefix else ""
-        return f"az://{self.account}/{self.container}{prefix}"
+        return f"az://{self.container}{prefix} (account {self.account})"
 
 
 class AzureClient:
@@ -332,7 +332,7 @@ def translated(place: AzurePlace, verb: str, key: str) -> Iterator[None]:
 
 def storage_error(place: AzurePlace, verb: str, key: str, error: Exception) -> StorageError:
     """Return our error for one of the SDK's."""
-    where = f"{verb} az://{place.account}/{place.container}/{key}"
+    where = f"{verb} az://{place.container}/{key} (account {place.account})"
     failure = Failure.of(error)
     if failure.is_missing:
         return StorageError(f"cannot {where}: no such object", ErrorKind.OBJECT_NOT_FOUND)

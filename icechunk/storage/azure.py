@@ -117,7 +117,7 @@ class AzureStorage(BucketStorage):
 
     @property
     def description(self) -> str:
-        """Return ``az://`` with account, container and prefix."""
+        """Return ``az://`` with container and prefix, and the account."""
         return self._azure.description
 
     def _fields(self) -> Iterator[tuple[str, object]]:

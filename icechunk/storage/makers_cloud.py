@@ -171,7 +171,7 @@ def azure_storage(
     --------
     >>> from icechunk import azure_storage
     >>> azure_storage(account="me", container="data", prefix="repo", anonymous=True).description
-    'az://me/data/repo'
+    'az://data/repo (account me)'
     """
     return make_storage(
         "azure",

@@ -230,7 +230,7 @@ def test_anonymous_containers() -> None:
     )
     azure = ic.VirtualChunkContainer("abfs://container/", azure_store(account="me"))
     found = storage_for_container(azure, Credentials.Azure(azure_anonymous_credentials()))
-    assert found.description == "az://me/container"
+    assert found.description == "az://container (account me)"
 
 
 @pytest.mark.parametrize("prefix", ["s3://b/", "gs://b/", "http://b/", "file:///b/", "vcc://b/"])

@@ -31,10 +31,35 @@ if TYPE_CHECKING:
         ("s3://bucket/a/b/", "s3://bucket/a/b"),
         ("s3a://bucket/a", "s3://bucket/a"),
         ("http://127.0.0.1:9/x", "http://127.0.0.1:9/x"),
+        ("https://127.0.0.1:9/x/", "https://127.0.0.1:9/x"),
+        ("https+icechunk://127.0.0.1:9/x", "https://127.0.0.1:9/x"),
+        ("gs://bucket/a/b", "gs://bucket/a/b"),
+        ("gcs://bucket", "gs://bucket"),
+        ("hf://me/bucket/a", "s3://bucket/a"),
+        ("abfs://cont@acct.dfs.core.windows.net/a/b", "az://cont/a/b (account acct)"),
     ],
 )
 def test_urls(url: str, description: str) -> None:
     assert storage_for_url(url).description == description
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "description"),
+    [
+        ("tigris://bucket/a", {"region": "iad"}, "s3://bucket/a"),
+        ("r2://bucket/a", {"account_id": "me"}, "s3://bucket/a"),
+        ("az://cont/a", {"account": "acct"}, "az://cont/a (account acct)"),
+        ("gs://bucket/a", {"anonymous": True}, "gs://bucket/a"),
+        ("http://127.0.0.1:9/x", {"headers": {"x-a": "1"}}, "http://127.0.0.1:9/x"),
+    ],
+)
+def test_urls_with_options(url: str, options: dict[str, Any], description: str) -> None:
+    assert storage_for_url(url, **options).description == description
+
+
+def test_azure_account_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "acct")
+    assert storage_for_url("az://cont/a").description == "az://cont/a (account acct)"
 
 
 def test_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,6 +81,12 @@ def test_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("s3://", {}),
         ("s3:///prefix", {}),
         ("nosuch://x", {}),
+        ("gs://", {}),
+        ("az://", {}),
+        ("az://container/x", {}),
+        ("hf://me", {}),
+        ("gs://bucket/x", {"nonsense": 1}),
+        ("http://127.0.0.1:9", {"nonsense": 1}),
         ("/data", {"region": "x"}),
         ("memory://x", {"region": "x"}),
         ("s3://bucket/x", {"bucket": "y"}),
@@ -82,7 +113,7 @@ storage_for_url("/data"), in_memory_storage()
 heavy = {"s3fs", "aiobotocore", "botocore", "aiohttp", "xarray", "dask", "distributed"}
 ours = {"icechunk.storage.s3", "icechunk.storage.generic"}
 print(sorted((heavy | ours) & set(sys.modules)))
-storage_for_url("http://127.0.0.1:9")
+storage_for_url("simplecache::file:///x")
 print(sorted(({"s3fs"} | ours) & set(sys.modules)))
 storage_for_url("s3://bucket/x")
 print(sorted(({"s3fs"} | ours) & set(sys.modules)))
@@ -91,4 +122,4 @@ print(sorted(({"s3fs"} | ours) & set(sys.modules)))
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
     generic, s3 = "icechunk.storage.generic", "icechunk.storage.s3"
-    assert done.stdout.splitlines() == ["[]", str([generic]), str([generic, s3, "s3fs"])]
+    assert done.stdout.splitlines() == ["[]", str([generic]), str([generic, s3])]
