@@ -71,7 +71,7 @@ def _summary(
 ) -> JobSummary:
     name = str(terms.name)
     if terms.resume:
-        return Ingest.resume(repository, name, observer=observer)
+        return Ingest.resume(repository, name, progress=observer)
     files = Files(
         paths=request.sources,
         engine=request.engine,
@@ -94,7 +94,7 @@ def _summary(
         metadata=request.metadata,
         job_id=name,
         read_back=terms.read_back,  # type: ignore[arg-type] # one of an enumeration
-        observer=observer,
+        progress=observer,
         **more,
     ).run()
 

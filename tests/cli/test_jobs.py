@@ -98,7 +98,7 @@ def test_a_file_that_is_gone_stops_the_job_and_the_message_says_how_to_go_on(cli
 
     paths = [str(cli.directory / name) for name in names[2:]]
     job = Ingest(
-        repo, "main", Files(paths=paths), append_dim="time", job_id="late", observer=lose_a_file
+        repo, "main", Files(paths=paths), append_dim="time", job_id="late", progress=lose_a_file
     )
     with pytest.raises(icechunk.InvalidInputError, match="no such file") as caught:
         job.run()

@@ -84,7 +84,7 @@ def stop_at(kind, count=1):
 def stopped_job(repo, source, kind=UnitFinished, count=2, **kwargs):
     """Run a job up to an event; return its id."""
     job = Ingest(
-        repo, "main", source, job_id="job", compute_kwargs=SYNC, observer=stop_at(kind, count),
+        repo, "main", source, job_id="job", compute_kwargs=SYNC, progress=stop_at(kind, count),
         **kwargs,
     )  # fmt: skip
     with pytest.raises(StoppedError):
@@ -101,7 +101,7 @@ def test_a_dataset_in_one_commit(version):
     events = []
     summary = Ingest(
         repo, "main", field(title="x"), unit_size=8, metadata={"who": "me"}, message="all of it",
-        job_id="job", compute_kwargs=SYNC, observer=events.append,
+        job_id="job", compute_kwargs=SYNC, progress=events.append,
     ).run()  # fmt: skip
     xr.testing.assert_identical(opened(repo), field(title="x").compute())
     assert held(repo, "job") == ["0-3"]
@@ -241,7 +241,7 @@ def test_only_what_is_left_is_written():
     assert (job.state, job.units, job.kept, job.committed) == ("failed", 7, 3, 0)
     assert job.error == "StoppedError"
     events = []
-    summary = Ingest.resume(repo, "job", field(), compute_kwargs=SYNC, observer=events.append)
+    summary = Ingest.resume(repo, "job", field(), compute_kwargs=SYNC, progress=events.append)
     assert events[0].done.units == 3
     assert sum(isinstance(event, UnitFinished) for event in events) == 4
     assert summary.report.units == 7
@@ -309,7 +309,7 @@ def test_a_unit_that_fails_is_tried_again():
     events = []
     repo = new_repo()
     summary = Ingest(
-        repo, "main", ds, unit_size=4, compute_kwargs=SYNC, observer=events.append
+        repo, "main", ds, unit_size=4, compute_kwargs=SYNC, progress=events.append
     ).run()
     (failed,) = [event for event in events if isinstance(event, UnitFailed)]
     assert (failed.unit_id, failed.will_retry, failed.error) == (
@@ -453,12 +453,16 @@ def test_units_that_the_official_collection_took_are_written_again(tmp_path):
     assert len(list_jobs(repo)) == 1
     summary = Ingest.resume(repo, "job", ds, compute_kwargs=SYNC)
     assert summary.proof.is_complete
-    assert summary.proof.objects_checked == summary.proof.present
+    assert summary.proof.objects_checked == summary.proof.present == 19
     assert held(repo, "job") == ["0-6"]
     xr.testing.assert_identical(opened(repo), ds.compute())
 
 
 # -- proof ------------------------------------------------------------------------------------
+
+
+def written_at(info):
+    return info.created_at
 
 
 def after_commit(act):
@@ -469,14 +473,18 @@ def after_commit(act):
     return observe
 
 
-def test_a_chunk_object_that_is_gone_is_found():
+@pytest.mark.parametrize("whose", ["first", "last"])
+def test_a_chunk_object_that_is_gone_is_found(whose):
     repo = new_repo(config=uninlined())
 
     def lose():
-        run(repo.storage.delete_many([max(chunk_keys(repo))]))
+        # The arrays' coordinates are written before anything else.
+        infos = sorted(repo.storage.list_objects_metadata(prefix="chunks"), key=written_at)
+        info = infos[0 if whose == "first" else -1]
+        run(repo.storage.delete_many([f"chunks/{info.key}"]))
 
     job = Ingest(
-        repo, "main", field(), verify="objects", observer=after_commit(lose), compute_kwargs=SYNC
+        repo, "main", field(), verify="objects", progress=after_commit(lose), compute_kwargs=SYNC
     )
     with pytest.raises(StorageError, match="1 of 21 chunks are not in snapshot"):
         job.run()
@@ -505,7 +513,7 @@ def test_values_that_changed_on_the_way_are_found():
                 run(repo.storage.put(key, bytes(32)))
 
     job = Ingest(
-        repo, "main", field(), encoding=encoding, read_back="all", observer=after_commit(damage),
+        repo, "main", field(), encoding=encoding, read_back="all", progress=after_commit(damage),
         compute_kwargs=SYNC,
     )  # fmt: skip
     with pytest.raises(StorageError, match=r"6 of 21 blocks read back differ .* step\[0:4\]"):

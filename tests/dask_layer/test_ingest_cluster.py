@@ -79,7 +79,7 @@ def test_a_worker_is_killed_while_it_writes(repo: ic.Repository) -> None:
                 os.kill(killed[0], signal.SIGKILL)
 
         summary = Ingest(
-            repo, "main", source(), observer=kill_one, units_at_once=2, read_back="all", **OPTIONS
+            repo, "main", source(), progress=kill_one, units_at_once=2, read_back="all", **OPTIONS
         ).run()
     assert killed
     assert summary.proof.present == summary.proof.blocks_read_back == UNITS * BLOCKS
@@ -127,7 +127,7 @@ def test_the_scheduler_is_killed_and_the_job_resumed(repo: ic.Repository, tmp_pa
 
         with pytest.raises(BaseException, match=r".*") as caught:
             Ingest(
-                repo, "main", source(), observer=kill_it, units_at_once=1, retries=0, **OPTIONS
+                repo, "main", source(), progress=kill_it, units_at_once=1, retries=0, **OPTIONS
             ).run()
     assert any("goes on" in note for note in caught.value.__notes__)
     job = show_job(repo, "job")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from icechunk._io.loop import run
@@ -15,16 +15,16 @@ from icechunk.dask.ingest.units import CommitEvery
 from icechunk.dask.ingest.work import Job, Running, Work
 from icechunk.dask.store import checked_store_kwargs
 from icechunk.errors import AlreadyExistsError, ErrorKind, InvalidInputError, NotFoundError
-from icechunk.events import ignored
 from icechunk.format.values import plain_value
 from icechunk.ids import id_text, new_object_id, parse_object_id
+from icechunk.progress import shown
 from icechunk.session_state import checked_message
 from icechunk.shelf import Shelf, ShelfItem, ShelfRecord
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from icechunk.events import Observer
+    from icechunk.progress import ProgressOption
     from icechunk.repository import Repository
 
 Mode = Literal["w-", "w"]
@@ -82,8 +82,8 @@ class Ingest:
         are written in parallel in any case.
     retries : int, default: 1
         How often a unit that failed is tried again.
-    observer : Observer, optional
-        Is told what happens: see `icechunk.events`.
+    progress : bool or Observer, default: False
+        True shows a bar; a function of one event (see `icechunk.events`) is told what happens.
     compute_kwargs : mapping, optional
         Passed to ``dask.compute``, for example ``{"scheduler": "threads"}``.
 
@@ -123,7 +123,7 @@ class Ingest:
         read_back: ReadBack | None = None,
         units_at_once: int | None = None,
         retries: int = 1,
-        observer: Observer = ignored,
+        progress: ProgressOption = False,
         compute_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         self._repo = repo
@@ -161,9 +161,9 @@ class Ingest:
         self._running = Running(
             units_at_once=units_at_once,
             retries=retries,
-            observer=observer,
             compute_kwargs=checked_store_kwargs(compute_kwargs),
         )
+        self._progress = progress
 
     def run(self) -> JobSummary:
         """Do the whole job.
@@ -188,7 +188,9 @@ class Ingest:
         -----
         Whatever it raises once units are written: they are kept, and `resume` goes on.
         """
-        return Work(self._repo, self._record(), self._running).finish()
+        with shown(self._progress) as observer:
+            running = replace(self._running, observer=observer)
+            return Work(self._repo, self._record(), running).finish()
 
     def _record(self) -> Job:
         """Make the arrays and put everything on the shelf that a resume needs."""
@@ -245,7 +247,7 @@ class Ingest:
         *,
         units_at_once: int | None = None,
         retries: int = 1,
-        observer: Observer = ignored,
+        progress: ProgressOption = False,
         compute_kwargs: Mapping[str, Any] | None = None,
     ) -> JobSummary:
         """Go on with a job that was stopped, whatever stopped it, and finish it.
@@ -259,7 +261,7 @@ class Ingest:
         source : object, optional
             The datasets the job was started on, which are compared with what was recorded. Not
             needed for files, unless their open options hold what is not recorded.
-        units_at_once, retries, observer, compute_kwargs
+        units_at_once, retries, progress, compute_kwargs
             As for the class.
 
         Returns
@@ -292,13 +294,14 @@ class Ingest:
             setup=run(shelf.item(job_id, record.facts["setup"])),
             source=source_again(plan.facts["source"], source, job_id),
         )
-        running = Running(
-            units_at_once=units_at_once,
-            retries=retries,
-            observer=observer,
-            compute_kwargs=checked_store_kwargs(compute_kwargs),
-        )
-        return Work(repo, job, running).finish()
+        with shown(progress) as observer:
+            running = Running(
+                units_at_once=units_at_once,
+                retries=retries,
+                observer=observer,
+                compute_kwargs=checked_store_kwargs(compute_kwargs),
+            )
+            return Work(repo, job, running).finish()
 
 
 def _check_choice(name: str, value: Any, choices: Any) -> None:

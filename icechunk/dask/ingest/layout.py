@@ -81,6 +81,8 @@ class Layout:
         small, or in memory, and are written with the arrays' metadata.
     units : tuple of Unit
         All units, by index.
+    size_bytes : int
+        Uncompressed bytes that the units write.
     """
 
     group: str | None
@@ -90,6 +92,7 @@ class Layout:
     names: tuple[str, ...]
     static_names: tuple[str, ...]
     units: tuple[Unit, ...]
+    size_bytes: int
 
     def facts(self) -> dict[str, Any]:
         """Return the layout as plain data."""
@@ -206,6 +209,7 @@ def _lay_out(session: Session, source: Source, placing: Placing) -> Layout:
         names=tuple(w.name for w in with_dim),
         static_names=static,
         units=tuple(Unit(index=i, start=a, stop=b) for i, (a, b) in enumerate(spans)),
+        size_bytes=sum(int(w.source.nbytes) for w in collector.writes),
     )
 
 

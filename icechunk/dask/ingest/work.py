@@ -158,6 +158,9 @@ class Work:
         self._items: dict[int, ShelfItem] = {}
         self._telling = threading.Lock()
         self._retries = 0
+        # Up to where the operations log was read, and whether it had a garbage collection.
+        self._log_read_to = job.record.created_at_us
+        self._collected = False
         self._began = time.monotonic()
 
     @property
@@ -195,11 +198,9 @@ class Work:
             self.job_id, len(kept), len(units), len(self._committer.done),
         )  # fmt: skip
         done = sum(map(_amount, self._items.values()), Amount())
-        self._tell(
-            Started(
-                job_id=self.job_id, label="ingesting", total=Amount(units=len(units)), done=done
-            )
-        )
+        run(self._shelf.update(self.job_id, _running_again))
+        total = Amount(units=len(units), size_bytes=self._job.layout.size_bytes)
+        self._tell(Started(job_id=self.job_id, label="ingesting", total=total, done=done))
 
     def _write_and_commit(self) -> None:
         units = self._job.layout.units
@@ -377,13 +378,17 @@ class Work:
         """Say whether a garbage collection may have run since the job began."""
         if self._repo.spec_version == 1:
             return True  # nothing is recorded about it
-        began = self._job.record.created_at_us - _CLOCKS_APART_US
-        for update in self._repo.ops_log():
-            if update.updated_at.timestamp() * 1e6 < began:
-                return False
+        latest = self._log_read_to
+        for update in () if self._collected else self._repo.ops_log():
+            at_us = int(update.updated_at.timestamp() * 1e6)
+            latest = max(latest, at_us)
+            if at_us < self._log_read_to - _CLOCKS_APART_US:
+                break
             if isinstance(update.kind, UpdateType.GCRan):
-                return True
-        return False
+                self._collected = True
+                break
+        self._log_read_to = latest
+        return self._collected
 
     def _record_commits(self) -> None:
         commits = [commit.facts() for commit in self._committer.commits]
@@ -450,11 +455,12 @@ class Work:
         proof = prove(session, self._parts(), changes, self._job.layout.chunks_in(session))
         if facts["verify"] == "objects" or self._garbage_was_collected():
             checked, gone = lost_chunks(self._repo, changes)
+            with_arrays, gone_too = lost_chunks(self._repo, [_changes(self._job.setup)])
             proof = replace(
                 proof,
-                objects_checked=checked,
+                objects_checked=checked + with_arrays,
                 present=proof.present - len(gone),
-                missing=proof.missing + len(gone),
+                missing=proof.missing + len(gone) + len(gone_too),
             )
         if facts["read_back"] is None or not proof.is_complete:
             return proof
@@ -500,6 +506,10 @@ def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     pool.shutdown()
+
+
+def _running_again(record: ShelfRecord) -> ShelfRecord:
+    return replace(record, facts={**record.facts, "state": JobState.RUNNING.value, "error": None})
 
 
 def _may_pass(error: Exception) -> bool:
