@@ -311,8 +311,10 @@ class StoreLook(Store):
         Raises
         ------
         NodeNotFoundError, InvalidInputError
-            No array at the path.
+            No array at the path, or a batch size below 1.
         """
+        if batch_size < 1:
+            raise InvalidInputError(f"batches of {batch_size} chunks; at least 1 is needed.")
         node = self._checkout.require_array(user_path(array_path))
         async for table in self._checkout.chunk_tables(node, batch_size):
             yield _columns(table.unpacked(), self._checkout.virtual.full_location)
