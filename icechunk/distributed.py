@@ -268,6 +268,12 @@ def extract_session(zarray: zarr.Array[Any], axis: Any = None, keepdims: Any = N
     ------
     InvalidInputError
         Kind ``not-allowed``; the array is on another kind of store.
+
+    Examples
+    --------
+    >>> from icechunk.dask import extract_session
+    >>> extract_session(zarr.open_array(session.store, path="t")) == session
+    True
     """
     del axis, keepdims
     store = zarray.store_path.store
@@ -298,6 +304,11 @@ def merge_sessions(*sessions: Any) -> ForkSession:
         Kind ``not-allowed``; none, or something that is no fork.
     SessionStateError
         Kind ``merge-failed``; two forks changed the same metadata differently.
+
+    Examples
+    --------
+    >>> from icechunk.distributed import merge_sessions
+    >>> fork = merge_sessions([session.fork(), session.fork()])
     """
     forks = list(_flat(sessions))
     if not forks:
