@@ -204,10 +204,21 @@ def store_dask(
         Kind ``not-allowed``; the lists differ in length, a target is not on a fork's store, the
         targets are on stores of different sessions, a region does not fit, or two blocks share a
         zarr chunk.
+    SessionStateError
+        Kind ``merge-failed``; two sources wrote the same chunk, and the first one's part of it
+        would be lost. The message names array and chunks.
 
     Notes
     -----
     Blocks are written by tasks, each straight to storage; only change sets come back.
+
+    Examples
+    --------
+    >>> import dask.array
+    >>> from icechunk.dask import store_dask
+    >>> fork = session.fork()
+    >>> target = zarr.open_array(fork.store, path="t", mode="r+")
+    >>> session.merge(store_dask(sources=[dask.array.ones(4, chunks=2)], targets=[target]))
     """
     if not len(sources) == len(targets) == len(regions or targets):
         raise InvalidInputError(
