@@ -108,6 +108,11 @@ class CachingConfig(Settings, EarlierCachingConfig):
         Bytes of attributes; 0.
     num_bytes_chunks : int or None
         Bytes of chunks; 0.
+
+    Examples
+    --------
+    >>> caching = icechunk.CachingConfig(num_chunk_refs=1_000_000)
+    >>> config = icechunk.RepositoryConfig(caching=caching)
     """
 
     _display_name: ClassVar[str] = "icechunk.config.CachingConfig"
@@ -138,6 +143,10 @@ class CompressionConfig(Settings):
         zstd, the only one.
     level : int or None
         Its level; 3.
+
+    Examples
+    --------
+    >>> config = icechunk.RepositoryConfig(compression=icechunk.CompressionConfig(level=9))
     """
 
     _display_name: ClassVar[str] = "icechunk.config.CompressionConfig"
@@ -190,6 +199,12 @@ class RepositoryConfig(Settings, EarlierRepositoryConfig):
         Entries of the operations log in one file; 1000.
     max_concurrent_decodes : int or None
         Metadata files decompressed in parallel; the number of cores.
+
+    Examples
+    --------
+    >>> config = icechunk.RepositoryConfig.default()
+    >>> config.inline_chunk_threshold_bytes = 1024
+    >>> repo = icechunk.Repository.create(icechunk.in_memory_storage(), config)
     """
 
     _display_name: ClassVar[str] = "icechunk.config.RepositoryConfig"
@@ -279,6 +294,13 @@ class RepositoryConfig(Settings, EarlierRepositoryConfig):
         InvalidInputError
             Kind ``invalid-virtual-ref``; its prefix or name cannot be used, or the prefix does
             not fit its store.
+
+        Examples
+        --------
+        >>> config = icechunk.RepositoryConfig.default()
+        >>> store = icechunk.s3_store(region="us-east-1")
+        >>> container = icechunk.VirtualChunkContainer("s3://bucket/", store)
+        >>> config.set_virtual_chunk_container(container)
         """
         require_usable(cont)
         kept = {
@@ -289,13 +311,25 @@ class RepositoryConfig(Settings, EarlierRepositoryConfig):
         self._containers = {**kept, cont.url_prefix: cont}
 
     def get_virtual_chunk_container(self, name: str) -> VirtualChunkContainer | None:
-        """Return a container by its url prefix or its name; None when there is none."""
+        """Return a container by its url prefix or its name; None when there is none.
+
+        Examples
+        --------
+        >>> icechunk.RepositoryConfig.default().get_virtual_chunk_container("s3://bucket/") is None
+        True
+        """
         containers = self._containers or {}
         named = (c for c in containers.values() if c.name == name)
         return containers.get(name) or next(named, None)
 
     def clear_virtual_chunk_containers(self) -> None:
-        """Remove all containers."""
+        """Remove all containers.
+
+        Examples
+        --------
+        >>> config = icechunk.RepositoryConfig.default()
+        >>> config.clear_virtual_chunk_containers()
+        """
         self._containers = {}
 
     def require_usable_containers(self) -> None:

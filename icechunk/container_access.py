@@ -105,6 +105,15 @@ def containers_credentials(
     ------
     InvalidInputError
         Kind ``invalid-credentials``; a value is no credential.
+
+    Examples
+    --------
+    >>> access = icechunk.containers_credentials(
+    ...     {"s3://bucket/": icechunk.s3_credentials(anonymous=True)}
+    ... )
+    >>> repo = icechunk.Repository.create(
+    ...     icechunk.in_memory_storage(), authorize_virtual_chunk_access=access
+    ... )
     """
     return {
         name: _container_credential(name, given) for name, given in {**(m or {}), **more}.items()

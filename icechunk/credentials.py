@@ -136,6 +136,12 @@ def s3_static_credentials(
     -------
     S3Credentials.Static
         The credentials.
+
+    Examples
+    --------
+    >>> credentials = icechunk.s3_static_credentials(access_key_id="key", secret_access_key="hush")
+    >>> "hush" in repr(credentials)
+    False
     """
     return S3Credentials.Static(
         S3StaticCredentials(access_key_id, secret_access_key, session_token, expires_after)
@@ -165,6 +171,11 @@ def s3_refreshable_credentials(
     ------
     InvalidInputError
         Kind ``invalid-credentials``; the callback cannot be pickled, or returns another type.
+
+    Examples
+    --------
+    >>> from os import getlogin as ask_for_them  # your own function, at the top level of a module
+    >>> credentials = icechunk.s3_refreshable_credentials(ask_for_them)
     """
     made = S3Credentials.Refreshable(_pickled(get_credentials))
     if scatter_initial_credentials:
@@ -211,6 +222,11 @@ def s3_credentials(
     ------
     InvalidInputError
         Kind ``invalid-credentials``; contradictory or incomplete arguments.
+
+    Examples
+    --------
+    >>> icechunk.s3_credentials(anonymous=True)
+    icechunk.credentials.S3Credentials.Anonymous()
     """
     fixed = (access_key_id, secret_access_key, session_token, expires_after)
     is_fixed = any(part is not None for part in fixed)
@@ -282,6 +298,10 @@ def gcs_static_credentials(
     ------
     InvalidInputError
         Kind ``invalid-credentials``; none or several given.
+
+    Examples
+    --------
+    >>> credentials = icechunk.gcs_static_credentials(bearer_token="token")
     """
     _choose(
         "gcs_static_credentials",
@@ -334,6 +354,11 @@ def gcs_refreshable_credentials(
     ------
     InvalidInputError
         Kind ``invalid-credentials``; the callback cannot be pickled, or returns another type.
+
+    Examples
+    --------
+    >>> from os import getlogin as ask_for_them  # your own function, at the top level of a module
+    >>> credentials = icechunk.gcs_refreshable_credentials(ask_for_them)
     """
     made = GcsCredentials.Refreshable(_pickled(get_credentials))
     if scatter_initial_credentials:
@@ -382,6 +407,10 @@ def gcs_credentials(
     ------
     InvalidInputError
         Kind ``invalid-credentials``; contradictory arguments.
+
+    Examples
+    --------
+    >>> credentials = icechunk.gcs_credentials(service_account_file="account.json")
     """
     way = _choose(
         "gcs_credentials",
@@ -450,6 +479,10 @@ def azure_static_credentials(
     ------
     InvalidInputError
         Kind ``invalid-credentials``; none or several given.
+
+    Examples
+    --------
+    >>> credentials = icechunk.azure_static_credentials(sas_token="token")
     """
     _choose(
         "azure_static_credentials",
@@ -487,6 +520,11 @@ def azure_refreshable_credentials(
     ------
     InvalidInputError
         Kind ``invalid-credentials``; the callback cannot be pickled, or returns another type.
+
+    Examples
+    --------
+    >>> from os import getlogin as ask_for_them  # your own function, at the top level of a module
+    >>> credentials = icechunk.azure_refreshable_credentials(ask_for_them)
     """
     made = AzureCredentials.Refreshable(_pickled(get_credentials))
     if scatter_initial_credentials:
@@ -532,6 +570,10 @@ def azure_credentials(
     ------
     InvalidInputError
         Kind ``invalid-credentials``; contradictory arguments.
+
+    Examples
+    --------
+    >>> credentials = icechunk.azure_credentials(access_key="key")
     """
     way = _choose(
         "azure_credentials",

@@ -104,6 +104,12 @@ class ManifestSplittingConfig(Settings):
         -------
         ManifestSplittingConfig
             The config.
+
+        Examples
+        --------
+        >>> by_time = {icechunk.ManifestSplitDimCondition.DimensionName("time"): 1000}
+        >>> everywhere = icechunk.ManifestSplitCondition.AnyArray()
+        >>> splitting = icechunk.ManifestSplittingConfig.from_dict({everywhere: by_time})
         """
         return ManifestSplittingConfig(
             [(condition, list(entries.items())) for condition, entries in split_sizes.items()]
@@ -161,6 +167,10 @@ class ManifestConfig(Settings):
         When virtual locations are packed.
     max_concurrent_manifest_fetches_during_commit : int or None
         Manifests read in parallel by one commit; 1.
+
+    Examples
+    --------
+    >>> manifest = icechunk.ManifestConfig(preload=icechunk.ManifestPreloadConfig(max_total_refs=0))
     """
 
     _display_name: ClassVar[str] = "icechunk.config.ManifestConfig"

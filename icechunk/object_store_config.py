@@ -266,6 +266,10 @@ def s3_store(
     -------
     ObjectStoreConfig.S3 or ObjectStoreConfig.S3Compatible
         The store.
+
+    Examples
+    --------
+    >>> store = icechunk.s3_store(region="us-east-1", anonymous=True)
     """
     options = S3Options(
         region=region,
@@ -283,7 +287,12 @@ def s3_store(
 
 
 def local_filesystem_store(path: str | os.PathLike[str]) -> ObjectStoreConfig.LocalFileSystem:
-    """Describe files of this machine for a virtual chunk container."""
+    """Describe files of this machine for a virtual chunk container.
+
+    Examples
+    --------
+    >>> store = icechunk.local_filesystem_store("/data")
+    """
     return ObjectStoreConfig.LocalFileSystem(path)
 
 
@@ -304,12 +313,21 @@ def http_store(
     -------
     ObjectStoreConfig.Http
         The store.
+
+    Examples
+    --------
+    >>> store = icechunk.http_store()
     """
     return ObjectStoreConfig.Http(opts, headers)
 
 
 def gcs_store(opts: dict[str, str] | None = None) -> ObjectStoreConfig.Gcs:
-    """Describe Google Cloud Storage for a virtual chunk container, with options of the client."""
+    """Describe Google Cloud Storage for a virtual chunk container, with options of the client.
+
+    Examples
+    --------
+    >>> store = icechunk.gcs_store()
+    """
     return ObjectStoreConfig.Gcs(opts)
 
 
@@ -327,5 +345,9 @@ def azure_store(*, account: str, config: dict[str, str] | None = None) -> Object
     -------
     ObjectStoreConfig.Azure
         The store.
+
+    Examples
+    --------
+    >>> store = icechunk.azure_store(account="account")
     """
     return ObjectStoreConfig.Azure({"account": account, **(config or {})})

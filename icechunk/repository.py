@@ -142,6 +142,12 @@ class Repository(
             created a repository at this moment.
         StorageError
             The place cannot be written.
+
+        Examples
+        --------
+        >>> repo = icechunk.Repository.create(icechunk.in_memory_storage())
+        >>> repo.list_branches()
+        {'main'}
         """
         version = _checked_version(spec_version)
         given = config or RepositoryConfig.default()
@@ -150,7 +156,6 @@ class Repository(
         )
         state = RepositoryState.of(storage, given, access, version)
         state.attribution = attribution or Attribution()
-        storage.check_creatable()
         storage.check_creatable()
         if check_clean_root and not await storage.is_clean():
             raise InvalidInputError(
@@ -195,6 +200,12 @@ class Repository(
             Kind ``repository-not-found``.
         FormatError
             What is there is damaged, or of a version this package does not know.
+
+        Examples
+        --------
+        >>> again = icechunk.Repository.open(repo.storage)
+        >>> again.lookup_branch("main") == repo.lookup_branch("main")
+        True
         """
         refs = await refs_at(storage)
         found = await refs.read_config()
@@ -224,6 +235,12 @@ class Repository(
         """Open the repository at a place, or make one where there is none.
 
         Parameters and errors as `open_async` and `create_async`.
+
+        Examples
+        --------
+        >>> storage = icechunk.in_memory_storage()
+        >>> repo = icechunk.Repository.open_or_create(storage)
+        >>> repo = icechunk.Repository.open_or_create(storage)
         """
         if not await cls.exists_async(storage):
             try:
@@ -252,20 +269,38 @@ class Repository(
     async def exists_async(
         storage: Storage, storage_settings: StorageSettings | None = None
     ) -> bool:
-        """Say whether there is a repository at a place; ``storage_settings`` are for this look."""
+        """Say whether there is a repository at a place; ``storage_settings`` are for this look.
+
+        Examples
+        --------
+        >>> icechunk.Repository.exists(icechunk.in_memory_storage())
+        False
+        """
         return await version_at(_with_settings(storage, storage_settings)) is not None
 
     @staticmethod
     async def fetch_spec_version_async(
         storage: Storage, storage_settings: StorageSettings | None = None
     ) -> SpecVersion | None:
-        """Return the version of the repository at a place, None when there is none."""
+        """Return the version of the repository at a place, None when there is none.
+
+        Examples
+        --------
+        >>> icechunk.Repository.fetch_spec_version(repo.storage)
+        SpecVersion.v2 (current)
+        """
         version = await version_at(_with_settings(storage, storage_settings))
         return None if version is None else SpecVersion(version)
 
     @staticmethod
     async def fetch_config_async(storage: Storage) -> RepositoryConfig | None:
-        """Return the configuration stored in a repository, None when none is."""
+        """Return the configuration stored in a repository, None when none is.
+
+        Examples
+        --------
+        >>> icechunk.Repository.fetch_config(repo.storage) is None
+        True
+        """
         found = await (await refs_at(storage)).read_config()
         return from_persisted(found.config) if found.config else None
 
@@ -282,6 +317,12 @@ class Repository(
             Goes over the present configuration.
         authorize_virtual_chunk_access : mapping of str to credential or None, optional
             Instead of the present access; as for `create_async`.
+
+        Examples
+        --------
+        >>> config = icechunk.RepositoryConfig(inline_chunk_threshold_bytes=0)
+        >>> repo.reopen(config).config.inline_chunk_threshold_bytes
+        0
         """
         old = self._state
         access = authorize_virtual_chunk_access
@@ -305,6 +346,12 @@ class Repository(
             read here. In version 2 the last one wins, and the operations log tells.
         ReadOnlyError
             Kind ``read-only-repository``.
+
+        Examples
+        --------
+        >>> repo.save_config()
+        >>> icechunk.Repository.fetch_config(repo.storage) is None
+        False
         """
         state = self._state
         settings = RepositoryConfig(storage=self.storage.default_settings())
@@ -351,6 +398,12 @@ class Repository(
         ------
         TypeError
             It is not JSON-like.
+
+        Examples
+        --------
+        >>> repo.set_default_commit_metadata({"author": "me"})
+        >>> repo.default_commit_metadata()
+        {'author': 'me'}
         """
         self._state.default_metadata = plain_value(dict(metadata))
 
@@ -402,6 +455,12 @@ class Repository(
             Kind ``ref-not-found``.
         SnapshotNotFoundError
             Kind ``snapshot-not-found``, or ``no-snapshot-at-time``.
+
+        Examples
+        --------
+        >>> session = repo.readonly_session("main")
+        >>> float(zarr.open_array(session.store, path="t", mode="r")[0])
+        0.0
         """
         if as_of is not None and branch is None:
             raise ValueError("as_of needs a branch")
@@ -421,6 +480,12 @@ class Repository(
         ------
         RefNotFoundError
             Kind ``ref-not-found``.
+
+        Examples
+        --------
+        >>> session = repo.writable_session("main")
+        >>> zarr.open_array(session.store, path="t", mode="r+")[0] = 1
+        >>> snapshot_id = session.commit("one value")
         """
         refs = await self._state.refs()
         refs.require_writable()
@@ -459,6 +524,11 @@ class Repository(
         ------
         IcechunkStore
             Writes to it are in the commit, all or none.
+
+        Examples
+        --------
+        >>> with repo.transaction("main", message="one value") as store:
+        ...     zarr.open_array(store, path="t", mode="r+")[0] = 1
         """
         session = self.writable_session(branch)
         yield session.store

@@ -53,6 +53,13 @@ class RepositoryHistory(RepositoryHistoryTwins):
             None or several of the three were given.
         RefNotFoundError, SnapshotNotFoundError
             There is no such version.
+
+        Examples
+        --------
+        >>> [snapshot.message for snapshot in repo.ancestry(branch="main")]
+        ['first', 'Repository initialized']
+        >>> repo.ancestry(branch="main")[0].message
+        'first'
         """
         snapshot_id = either(snapshot_id, snapshot, "snapshot_id and snapshot")
         refs = await self._state.refs()
@@ -67,7 +74,16 @@ class RepositoryHistory(RepositoryHistoryTwins):
         tag: str | None = None,
         snapshot_id: str | None = None,
     ) -> AsyncIterator[SnapshotInfo]:
-        """Yield a version and all before it, newest first; parameters as `ancestry_async`."""
+        """Yield a version and all before it, newest first; parameters as `ancestry_async`.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> async def messages():
+        ...     return [s.message async for s in repo.async_ancestry(branch="main")]
+        >>> asyncio.run(messages())
+        ['first', 'Repository initialized']
+        """
         refs = await self._state.refs()
         at = await resolve_version(refs, branch=branch, tag=tag, snapshot_id=snapshot_id)
         async for record in refs.ancestors(at):
@@ -96,6 +112,12 @@ class RepositoryHistory(RepositoryHistoryTwins):
             Several of the three were given.
         RefNotFoundError, SnapshotNotFoundError
             There is no such version.
+
+        Examples
+        --------
+        >>> print(repo.ancestry_graph(plain=True))  # doctest: +ELLIPSIS
+        ● ... (main) first
+        ...
         """
         refs = await self._state.refs()
         branches = lane_order(await refs.branches())
@@ -117,6 +139,11 @@ class RepositoryHistory(RepositoryHistoryTwins):
         ------
         SnapshotNotFoundError
             Kind ``snapshot-not-found``.
+
+        Examples
+        --------
+        >>> repo.lookup_snapshot(repo.lookup_branch("main")).message
+        'first'
         """
         refs = await self._state.refs()
         return SnapshotInfo(await refs.require_snapshot(parse_object_id(snapshot_id)))
@@ -144,6 +171,12 @@ class RepositoryHistory(RepositoryHistoryTwins):
         ------
         InvalidInputError
             Kind ``bad-snapshot-chain-for-diff``; the first is no proper ancestor of the second.
+
+        Examples
+        --------
+        >>> root = repo.ancestry(branch="main")[-1]
+        >>> repo.diff(from_snapshot_id=root.id, to_branch="main").new_arrays
+        {'/t'}
         """
         refs = await self._state.refs()
         older = await resolve_version(

@@ -59,6 +59,11 @@ class RepositoryInspect(RepositoryInspectTwins):
         -----
         Source: Icechunk specification, section "Operations log". Reads one file for each page of
         the log, when the iteration gets there.
+
+        Examples
+        --------
+        >>> [type(update.kind).__name__ for update in repo.ops_log()]
+        ['NewCommit', 'RepoInitialized']
         """
         assets = self._state.assets
         if assets.spec_version == 1:
@@ -83,6 +88,12 @@ class RepositoryInspect(RepositoryInspectTwins):
             Kind ``invalid-snapshot-id``.
         StorageError
             Kind ``object-not-found``; there is no such snapshot.
+
+        Examples
+        --------
+        >>> files = repo.list_manifest_files(repo.lookup_branch("main"))
+        >>> [file.num_chunk_refs for file in files]
+        [2]
         """
         snapshot = await self._state.assets.snapshot(parse_object_id(snapshot_id))
         return inspect.list_manifests(snapshot.manifest_files)
@@ -96,6 +107,12 @@ class RepositoryInspect(RepositoryInspectTwins):
             Kind ``invalid-snapshot-id``.
         StorageError
             Kind ``object-not-found``; there is no such file.
+
+        Examples
+        --------
+        >>> found = repo.inspect_snapshot(repo.lookup_branch("main"))
+        >>> type(found).__name__
+        'dict'
         """
         key = snapshot_key(parse_object_id(snapshot_id))
         data = await self._state.assets.storage.get(key)
@@ -111,6 +128,11 @@ class RepositoryInspect(RepositoryInspectTwins):
             Kind ``invalid-snapshot-id``; not an id.
         StorageError
             Kind ``object-not-found``; there is no such file.
+
+        Examples
+        --------
+        >>> file = repo.list_manifest_files(repo.lookup_branch("main"))[0]
+        >>> found = repo.inspect_manifest(file.id)
         """
         key = manifest_key(parse_object_id(manifest_id))
         data = await self._state.assets.storage.get(key)
@@ -128,6 +150,10 @@ class RepositoryInspect(RepositoryInspectTwins):
             Kind ``invalid-snapshot-id``.
         StorageError
             Kind ``object-not-found``; there is no such file.
+
+        Examples
+        --------
+        >>> found = repo.inspect_transaction_log(repo.lookup_branch("main"))
         """
         own_id = parse_object_id(snapshot_id)
         key = transaction_log_key(own_id)
@@ -169,6 +195,10 @@ class RepositoryInspect(RepositoryInspectTwins):
         ------
         FormatError
             Kind ``unsupported-spec-version``; a repository of version 1.
+
+        Examples
+        --------
+        >>> found = repo.inspect_repo_info()
         """
         assets = self._state.assets
         if assets.spec_version == 1:

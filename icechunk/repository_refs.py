@@ -20,11 +20,23 @@ class RepositoryRefs(RepositoryRefsTwins):
     _state: RepositoryState
 
     async def list_branches_async(self) -> set[str]:
-        """Return the names of all branches."""
+        """Return the names of all branches.
+
+        Examples
+        --------
+        >>> repo.list_branches()
+        {'main'}
+        """
         return await (await self._state.refs()).branches()
 
     async def lookup_branch_async(self, branch: str) -> str:
-        """Return the snapshot id a branch points at; raises `RefNotFoundError`."""
+        """Return the snapshot id a branch points at; raises `RefNotFoundError`.
+
+        Examples
+        --------
+        >>> repo.lookup_branch("main") == repo.ancestry(branch="main")[0].id
+        True
+        """
         return id_text(await (await self._state.refs()).tip_of_branch(branch))
 
     async def create_branch_async(self, branch: str, snapshot_id: str) -> None:
@@ -37,6 +49,12 @@ class RepositoryRefs(RepositoryRefsTwins):
             ``branch-update-conflict``.
         SnapshotNotFoundError
             Kind ``snapshot-not-found``.
+
+        Examples
+        --------
+        >>> repo.create_branch("dev", repo.lookup_branch("main"))
+        >>> sorted(repo.list_branches())
+        ['dev', 'main']
         """
         target = parse_object_id(snapshot_id)
         await (await self._state.refs()).create_branch(branch, target)
@@ -50,6 +68,11 @@ class RepositoryRefs(RepositoryRefsTwins):
             Kind ``ref-not-found``.
         SessionStateError
             Kind ``cannot-delete-main``.
+
+        Examples
+        --------
+        >>> repo.create_branch("dev", repo.lookup_branch("main"))
+        >>> repo.delete_branch("dev")
         """
         await (await self._state.refs()).delete_branch(branch)
 
@@ -73,17 +96,35 @@ class RepositoryRefs(RepositoryRefsTwins):
             There is no such branch or snapshot.
         ConflictError
             Kind ``branch-update-conflict``; it is not at ``from_snapshot_id``.
+
+        Examples
+        --------
+        >>> newest, before = repo.ancestry(branch="main")
+        >>> repo.reset_branch("main", before.id, from_snapshot_id=newest.id)
         """
         expected = None if from_snapshot_id is None else parse_object_id(from_snapshot_id)
         target = parse_object_id(snapshot_id)
         await (await self._state.refs()).reset_branch(branch, target, expected)
 
     async def list_tags_async(self) -> set[str]:
-        """Return the names of all tags."""
+        """Return the names of all tags.
+
+        Examples
+        --------
+        >>> repo.list_tags()
+        set()
+        """
         return await (await self._state.refs()).tags()
 
     async def lookup_tag_async(self, tag: str) -> str:
-        """Return the snapshot id a tag points at; raises `RefNotFoundError`."""
+        """Return the snapshot id a tag points at; raises `RefNotFoundError`.
+
+        Examples
+        --------
+        >>> repo.create_tag("v1", repo.lookup_branch("main"))
+        >>> repo.lookup_tag("v1") == repo.lookup_branch("main")
+        True
+        """
         return id_text(await (await self._state.refs()).target_of_tag(tag))
 
     async def create_tag_async(self, tag: str, snapshot_id: str) -> None:
@@ -95,10 +136,22 @@ class RepositoryRefs(RepositoryRefsTwins):
             Kind ``tag-already-exists``, or ``tag-previously-deleted``.
         SnapshotNotFoundError
             Kind ``snapshot-not-found``.
+
+        Examples
+        --------
+        >>> repo.create_tag("v1", repo.lookup_branch("main"))
+        >>> repo.readonly_session(tag="v1").read_only
+        True
         """
         target = parse_object_id(snapshot_id)
         await (await self._state.refs()).create_tag(tag, target)
 
     async def delete_tag_async(self, tag: str) -> None:
-        """Delete a tag; its name can never be used again; raises `RefNotFoundError`."""
+        """Delete a tag; its name can never be used again; raises `RefNotFoundError`.
+
+        Examples
+        --------
+        >>> repo.create_tag("v1", repo.lookup_branch("main"))
+        >>> repo.delete_tag("v1")
+        """
         await (await self._state.refs()).delete_tag(tag)

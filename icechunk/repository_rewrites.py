@@ -47,6 +47,12 @@ class RepositoryRewrites(RepositoryRewritesTwins):
             Kind ``read-only-repository``; the repository's status forbids writes.
         FormatError
             Kind ``unsupported-spec-version``; a repository of version 1.
+
+        Examples
+        --------
+        >>> session = repo.rearrange_session("main")
+        >>> session.move("/t", "/temperature")
+        >>> snapshot_id = session.commit("a better name")
         """
         refs = await self._state.refs()
         refs.require_writable()
@@ -104,6 +110,10 @@ class RepositoryRewrites(RepositoryRewritesTwins):
         -----
         Source: Icechunk specification, section "rewrite_manifests". Memory: the references of up
         to 8 arrays at a time.
+
+        Examples
+        --------
+        >>> snapshot_id = repo.rewrite_manifests("split again", branch="main")
         """
         if commit_method not in {CommitMode.NEW.value, CommitMode.AMEND.value}:
             raise ValueError(

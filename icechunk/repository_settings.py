@@ -42,7 +42,13 @@ class RepositorySettings(RepositorySettingsTwins):
         return self.get_metadata()
 
     async def get_metadata_async(self) -> dict[str, Any]:
-        """Return the metadata of the repository."""
+        """Return the metadata of the repository.
+
+        Examples
+        --------
+        >>> repo.get_metadata()
+        {}
+        """
         return dict((await self._info("repository metadata")).metadata)
 
     async def set_metadata_async(self, metadata: dict[str, Any]) -> None:
@@ -59,6 +65,12 @@ class RepositorySettings(RepositorySettingsTwins):
             Not a dictionary, a key that is no text, or a value that is not JSON-like.
         ReadOnlyError
             Kind ``read-only-repository``.
+
+        Examples
+        --------
+        >>> repo.set_metadata({"owner": "me"})
+        >>> repo.get_metadata()
+        {'owner': 'me'}
         """
         given = _checked(metadata)
 
@@ -84,6 +96,13 @@ class RepositorySettings(RepositorySettingsTwins):
         ------
         TypeError, ReadOnlyError
             As `set_metadata_async`.
+
+        Examples
+        --------
+        >>> repo.set_metadata({"owner": "me"})
+        >>> merged = repo.update_metadata({"project": "x"})
+        >>> sorted(repo.get_metadata())
+        ['owner', 'project']
         """
         given = _checked(metadata)
 
@@ -100,7 +119,13 @@ class RepositorySettings(RepositorySettingsTwins):
         return self.get_status()
 
     async def get_status_async(self) -> RepoStatus:
-        """Return whether the repository takes writes, since when and why."""
+        """Return whether the repository takes writes, since when and why.
+
+        Examples
+        --------
+        >>> repo.get_status().availability
+        RepoAvailability.online
+        """
         return public_status((await self._info("a repository status")).status)
 
     async def set_status_async(self, status: RepoStatus) -> None:
@@ -115,6 +140,13 @@ class RepositorySettings(RepositorySettingsTwins):
         ------
         TypeError
             Not a `RepoStatus`.
+
+        Examples
+        --------
+        >>> closed = icechunk.RepoStatus(
+        ...     icechunk.RepoAvailability.read_only, limited_availability_reason="archived"
+        ... )
+        >>> repo.set_status(closed)
         """
         if not isinstance(status, RepoStatus):
             raise TypeError(f"expected a RepoStatus, not {type(status).__name__}")
@@ -135,15 +167,33 @@ class RepositorySettings(RepositorySettingsTwins):
     # -- feature flags ------------------------------------------------------------------------
 
     async def feature_flags_async(self) -> list[FeatureFlag]:
-        """Return the operations that can be switched off, and whether they are."""
+        """Return the operations that can be switched off, and whether they are.
+
+        Examples
+        --------
+        >>> sorted(flag.name for flag in repo.feature_flags())
+        ['create_tag', 'delete_tag', 'move_node']
+        """
         return feature_flags(await self._info("feature flags"))
 
     async def enabled_feature_flags_async(self) -> list[FeatureFlag]:
-        """Return the operations that can be switched off and are allowed."""
+        """Return the operations that can be switched off and are allowed.
+
+        Examples
+        --------
+        >>> len(repo.enabled_feature_flags())
+        3
+        """
         return [flag for flag in await self.feature_flags_async() if flag.enabled]
 
     async def disabled_feature_flags_async(self) -> list[FeatureFlag]:
-        """Return the operations that are switched off."""
+        """Return the operations that are switched off.
+
+        Examples
+        --------
+        >>> repo.disabled_feature_flags()
+        []
+        """
         return [flag for flag in await self.feature_flags_async() if not flag.enabled]
 
     async def set_feature_flag_async(
@@ -166,6 +216,12 @@ class RepositorySettings(RepositorySettingsTwins):
             The setting is neither a bool nor None.
         ReadOnlyError
             Kind ``read-only-repository``.
+
+        Examples
+        --------
+        >>> repo.set_feature_flag("delete_tag", setting=False)
+        >>> [flag.name for flag in repo.disabled_feature_flags()]
+        ['delete_tag']
         """
         if setting is not None and not isinstance(setting, bool):
             raise TypeError(f"setting must be a bool or None, not {type(setting).__name__}")

@@ -69,6 +69,12 @@ class RepositoryUpkeep(RepositoryUpkeepTwins):
         Notes
         -----
         Concurrency: one conditional update; whoever commits meanwhile is not disturbed.
+
+        Examples
+        --------
+        >>> from datetime import UTC, datetime, timedelta
+        >>> repo.expire_snapshots(datetime.now(UTC) - timedelta(days=30))
+        set()
         """
         refs = await self._state.refs()
         released = await refs.expire(
@@ -135,6 +141,13 @@ class RepositoryUpkeep(RepositoryUpkeepTwins):
         Concurrency: anybody may commit, fork and move branches meanwhile. A collection that was
         interrupted is finished by the next one. Memory: besides the limits, 12 bytes for each
         chunk that is needed, and twice that for moments.
+
+        Examples
+        --------
+        >>> from datetime import UTC, datetime, timedelta
+        >>> summary = repo.garbage_collect(datetime.now(UTC) - timedelta(days=7), dry_run=True)
+        >>> summary.bytes_deleted
+        0
         """
         limits = GCLimits(
             read=ReadLimits(
@@ -182,6 +195,11 @@ class RepositoryUpkeep(RepositoryUpkeepTwins):
             A snapshot or a manifest is missing or damaged.
         TypeError, ValueError
             A limit below 1.
+
+        Examples
+        --------
+        >>> repo.chunk_storage_stats().total_bytes()
+        32
         """
         limits = ReadLimits(
             max_snapshots_in_memory=max_snapshots_in_memory,

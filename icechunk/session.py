@@ -52,6 +52,12 @@ class Session(SessionTwins, SessionEdits, SessionLook, Block):
     -----
     Concurrency: one session may be used from any number of threads and event loops at once. It
     pickles: a read-only one as itself, a writable one as a `fork` of it.
+
+    Examples
+    --------
+    >>> session = repo.writable_session("main")
+    >>> session.branch, session.has_uncommitted_changes
+    ('main', False)
     """
 
     def __init__(self, session: SessionState) -> None:
@@ -197,6 +203,13 @@ class Session(SessionTwins, SessionEdits, SessionLook, Block):
         -----
         Source: Icechunk specification, section "Commit". Concurrency: atomic. Whatever fails or
         dies on the way leaves the branch as it was.
+
+        Examples
+        --------
+        >>> zarr.open_array(session.store, path="t", mode="r+")[0] = 1
+        >>> snapshot_id = session.commit("one value", {"source": "sensor 1"})
+        >>> session.read_only
+        True
         """
         branch = self._require_branch()
         request = CommitRequest(
@@ -224,6 +237,11 @@ class Session(SessionTwins, SessionEdits, SessionLook, Block):
             last commit before the conflict and keeps its changes.
         SessionStateError
             Kind ``rebase-tx-log-pruned``.
+
+        Examples
+        --------
+        >>> zarr.open_array(session.store, path="t", mode="r+")[0] = 1
+        >>> session.rebase(icechunk.ConflictDetector())
         """
         await rebase_changes(self.checkout, self._require_branch(), solver)
 
@@ -234,6 +252,13 @@ class Session(SessionTwins, SessionEdits, SessionLook, Block):
         ------
         ReadOnlyError
             Kind ``read-only-session``.
+
+        Examples
+        --------
+        >>> zarr.open_array(session.store, path="t", mode="r+")[0] = 1
+        >>> session.discard_changes()
+        >>> session.has_uncommitted_changes
+        False
         """
         if self.read_only:
             raise ReadOnlyError(
@@ -254,6 +279,12 @@ class Session(SessionTwins, SessionEdits, SessionLook, Block):
         ------
         SessionStateError
             Kind ``cannot-fork-read-only-session``.
+
+        Examples
+        --------
+        >>> fork = session.fork()  # send it to a task elsewhere
+        >>> zarr.open_array(fork.store, path="t", mode="r+")[0] = 1
+        >>> session.merge(fork)
         """
         checkout = self.checkout
         if checkout.mode is SessionMode.readonly:
@@ -288,6 +319,14 @@ class Session(SessionTwins, SessionEdits, SessionLook, Block):
         ConflictError
             A fork was made on an older snapshot, and its changes conflict with what was committed
             since.
+
+        Examples
+        --------
+        >>> forks = [session.fork(), session.fork()]
+        >>> for start, fork in zip([0, 2], forks):
+        ...     zarr.open_array(fork.store, path="t", mode="r+")[start : start + 2] = 1
+        >>> session.merge(*forks)
+        >>> snapshot_id = session.commit("by two tasks")
         """
         self.checkout.require_writable()
         policy = ChunkPolicy(on_chunk_conflict)
@@ -330,6 +369,12 @@ class ForkSession(Session):
     -----
     Pickles as bytes that hold only values: the base's id, what the parent session had changed,
     and what this fork changed. A fork that is dropped with changes that went nowhere warns.
+
+    Examples
+    --------
+    >>> fork = session.fork()
+    >>> fork.read_only
+    False
     """
 
     @property

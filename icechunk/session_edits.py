@@ -65,6 +65,13 @@ class SessionEdits(SessionEditsTwins):
         -----
         Source: Icechunk specification, section "Other ways to make snapshots". Concurrency:
         atomic, as `commit`.
+
+        Examples
+        --------
+        >>> zarr.open_array(session.store, path="t", mode="r+")[0] = 1
+        >>> snapshot_id = session.amend("first, with one more value")
+        >>> len(repo.ancestry(branch="main"))
+        2
         """
         request = CommitRequest(
             mode=CommitMode.AMEND,
@@ -102,6 +109,13 @@ class SessionEdits(SessionEditsTwins):
         -----
         Source: Icechunk specification, section "Other ways to make snapshots". Sessions without
         changes, read-only ones too, may be flushed. No branch moves, so there is no conflict.
+
+        Examples
+        --------
+        >>> zarr.open_array(session.store, path="t", mode="r+")[0] = 1
+        >>> snapshot_id = session.flush("on no branch")
+        >>> repo.lookup_branch("main") == snapshot_id
+        False
         """
         self._refuse_fork()
         request = CommitRequest(
@@ -165,6 +179,11 @@ class SessionEdits(SessionEditsTwins):
         Source: Icechunk specification, section "Move (v2)". Ids, metadata and chunks stay as they
         are; nothing is copied. On rebase a move takes along what others changed in the nodes or
         put below them.
+
+        Examples
+        --------
+        >>> session = repo.rearrange_session("main")
+        >>> session.move("/t", "/temperature")
         """
         checkout = self._state.checkout
         await checkout.ready()
@@ -198,6 +217,12 @@ class SessionEdits(SessionEditsTwins):
         chunk is read or written. Chunks that leave the grid are gone, places they left are empty;
         resize the array first to keep all. Chunks set at the same time by another thread may or
         may not move.
+
+        Examples
+        --------
+        >>> moved = session.shift_array("/t", (1,))
+        >>> zarr.open_array(session.store, path="t", mode="r")[:].tolist()
+        [0.0, 0.0, 0.0, 1.0]
         """
         node, table = await self._references(array_path)
         self._state.checkout.set_refs(NodePath(node.path), plan_shift(node, table, chunk_offset))
@@ -237,6 +262,12 @@ class SessionEdits(SessionEditsTwins):
         Source: Icechunk specification, section "Node changes in a session". References move, no
         chunk is read or written. What the functions raise comes out as it is, and nothing has
         changed then. They run in the calling thread.
+
+        Examples
+        --------
+        >>> session.reindex_array("/t", lambda chunk: [1 - chunk[0]])
+        >>> zarr.open_array(session.store, path="t", mode="r")[:].tolist()
+        [2.0, 3.0, 0.0, 1.0]
         """
         node, table = run(self._references(array_path))
         changes = plan_reindex(node, table, forward, backward)

@@ -30,7 +30,14 @@ class SessionLook(SessionLookTwins):
     _state: SessionState
 
     def status(self) -> Diff:
-        """Return what the session changed, by path."""
+        """Return what the session changed, by path.
+
+        Examples
+        --------
+        >>> zarr.open_array(session.store, path="t", mode="r+")[0] = 1
+        >>> session.status().updated_chunks
+        {'/t': [[0]]}
+        """
         nodes = self._state.checkout.base.nodes
         changes = effective_changes(nodes, self._state.checkout.changes)
         log = transaction_log_of(self._state.checkout.snapshot_id, nodes, changes)
@@ -45,6 +52,14 @@ class SessionLook(SessionLookTwins):
         ------
         NodeNotFoundError, InvalidInputError
             No array at the path.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> async def coordinates():
+        ...     return [chunk async for chunk in session.chunk_coordinates("/t")]
+        >>> asyncio.run(coordinates())
+        [(0,), (1,)]
         """
         await self._state.checkout.ready()
         node = self._state.checkout.require_array(user_path(array_path))
@@ -59,6 +74,11 @@ class SessionLook(SessionLookTwins):
         ------
         NodeNotFoundError, InvalidInputError
             No array at the path, or a coordinate of another rank.
+
+        Examples
+        --------
+        >>> session.chunk_type("/t", [0])
+        ChunkType.inline
         """
         await self._state.checkout.ready()
         node = self._state.checkout.require_array(user_path(array_path))
@@ -82,12 +102,23 @@ class SessionLook(SessionLookTwins):
         ------
         NodeNotFoundError
             Kind ``node-not-found``.
+
+        Examples
+        --------
+        >>> len(session.get_node_id("/t"))
+        13
         """
         await self._state.checkout.ready()
         return id_text(self._state.checkout.require_node(user_path(path)).id)
 
     async def all_virtual_chunk_locations_async(self) -> list[str]:
-        """Return the location of every virtual chunk, array by array."""
+        """Return the location of every virtual chunk, array by array.
+
+        Examples
+        --------
+        >>> session.all_virtual_chunk_locations()
+        []
+        """
         await self._state.checkout.ready()
         found: list[str] = []
         for node in self._state.checkout.nodes():

@@ -47,6 +47,12 @@ class IcechunkStore(VirtualReferences, StoreLook, Block):
     -----
     Concurrency: one store may be used from any number of threads and event loops at once. Over
     memory and local files it also answers zarr's synchronous methods, with no event loop between.
+
+    Examples
+    --------
+    >>> group = zarr.open_group(session.store)
+    >>> sorted(group.array_keys())
+    ['t']
     """
 
     def __init__(
@@ -94,7 +100,13 @@ class IcechunkStore(VirtualReferences, StoreLook, Block):
         return self._checkout.assets.storage.immediate
 
     def with_read_only(self, read_only: bool = False) -> Self:
-        """Return a store over the same session with another read-only flag."""
+        """Return a store over the same session with another read-only flag.
+
+        Examples
+        --------
+        >>> session.store.with_read_only(True).read_only
+        True
+        """
         return type(self)(self._session, read_only)
 
     @classmethod
@@ -138,6 +150,13 @@ class IcechunkStore(VirtualReferences, StoreLook, Block):
             Kind ``node-not-found``; no array at the path of a chunk.
         AlreadyExistsError
             Kind ``node-already-exists``; a node of the other kind is there.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> from zarr.core.buffer.cpu import Buffer
+        >>> group = Buffer.from_bytes(b'{"zarr_format": 3, "node_type": "group"}')
+        >>> asyncio.run(session.store.set("g/zarr.json", group))
         """
         if byte_range is not None:
             raise _unimplemented("a part of a value cannot be set; set it whole")
@@ -158,6 +177,13 @@ class IcechunkStore(VirtualReferences, StoreLook, Block):
         """Set the value of a key that has none; else do nothing, and not look at the value.
 
         Of several at once in one session, threads or tasks, one sets it.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> from zarr.core.buffer.cpu import Buffer
+        >>> group = Buffer.from_bytes(b'{"zarr_format": 3, "node_type": "group"}')
+        >>> asyncio.run(session.store.set_if_not_exists("g/zarr.json", group))
         """
         self._check_settable()
         if await self.exists(key):
@@ -179,7 +205,15 @@ class IcechunkStore(VirtualReferences, StoreLook, Block):
         raise _unimplemented("parts of values cannot be set; set them whole")
 
     async def delete(self, key: str) -> None:
-        """Delete a chunk, or a node with everything below it; nothing there is no error."""
+        """Delete a chunk, or a node with everything below it; nothing there is no error.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> asyncio.run(session.store.delete("t/c/0"))
+        >>> float(zarr.open_array(session.store, path="t", mode="r")[0])
+        0.0
+        """
         self._check_deletable()
         match parse_key(key):
             case ChunkKey(path, coord):
@@ -192,7 +226,13 @@ class IcechunkStore(VirtualReferences, StoreLook, Block):
         run_either(self.delete(key), immediate=self._supports_sync_io)
 
     async def delete_dir(self, prefix: str) -> None:
-        """Delete a node with everything below it, or the chunks below a chunk prefix."""
+        """Delete a node with everything below it, or the chunks below a chunk prefix.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> asyncio.run(session.store.delete_dir("t"))
+        """
         self._check_deletable()
         text = prefix.strip("/")
         path = user_path(text) if text else ROOT
@@ -203,12 +243,25 @@ class IcechunkStore(VirtualReferences, StoreLook, Block):
                 await self._checkout.delete_chunks(chunks.path, chunks.coord)
 
     async def clear(self) -> None:
-        """Delete all nodes."""
+        """Delete all nodes.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> asyncio.run(session.store.clear())
+        """
         self._check_deletable()
         self._checkout.delete_node(ROOT)
 
     def sync_clear(self) -> None:
-        """Delete all nodes, blocking."""
+        """Delete all nodes, blocking.
+
+        Examples
+        --------
+        >>> session.store.sync_clear()
+        >>> session.status().deleted_arrays
+        {'/t'}
+        """
         self._check_deletable()
         self._checkout.delete_node(ROOT)
 

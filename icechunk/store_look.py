@@ -91,6 +91,12 @@ class StoreLook(Store):
         ------
         InvalidInputError
             Kind ``invalid-key``, ``not-an-array`` or ``invalid-byte-range``.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> asyncio.run(session.store.get("nothing/zarr.json")) is None
+        True
         """
         return _buffer(await self._get(key, byte_range), prototype)
 
@@ -153,7 +159,14 @@ class StoreLook(Store):
         return [_buffer(value, prototype) for value in values]
 
     async def exists(self, key: str) -> bool:
-        """Say whether a key has a value."""
+        """Say whether a key has a value.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> asyncio.run(session.store.exists("t/c/0"))
+        True
+        """
         match parse_key(key):
             case Zarr2Key():
                 raise _no_zarr2(key)
@@ -170,6 +183,12 @@ class StoreLook(Store):
         ------
         NodeNotFoundError
             Kind ``node-not-found``; or ``key-not-found`` for Zarr version 2 keys.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> asyncio.run(session.store.getsize("t/c/0"))
+        16
         """
         match parse_key(key):
             case Zarr2Key():
@@ -203,7 +222,16 @@ class StoreLook(Store):
     # -- listing ------------------------------------------------------------------------------
 
     async def list(self) -> AsyncIterator[str]:
-        """Yield every key."""
+        """Yield every key.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> async def keys():
+        ...     return sorted([key async for key in session.store.list()])
+        >>> asyncio.run(keys())
+        ['t/c/0', 't/c/1', 't/zarr.json', 'zarr.json']
+        """
         async for key in self.list_prefix(""):
             yield key
 
@@ -214,6 +242,14 @@ class StoreLook(Store):
         ------
         InvalidInputError
             Kind ``bad-key-prefix``; there is no node of that path.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> async def keys():
+        ...     return sorted([key async for key in session.store.list_prefix("t")])
+        >>> asyncio.run(keys())
+        ['t/c/0', 't/c/1', 't/zarr.json']
         """
         paths = self._paths_below(prefix)
         for path in paths:
@@ -226,7 +262,16 @@ class StoreLook(Store):
                         yield key
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """Yield the names directly below a prefix, without the prefix."""
+        """Yield the names directly below a prefix, without the prefix.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> async def names():
+        ...     return sorted([name async for name in session.store.list_dir("")])
+        >>> asyncio.run(names())
+        ['t', 'zarr.json']
+        """
         text = prefix.strip("/")
         path = _path_or_none(text)
         node = None if path is None else self._checkout.node(path)
@@ -262,7 +307,14 @@ class StoreLook(Store):
             yield str(value)
 
     async def is_empty(self, prefix: str) -> bool:
-        """Say whether there is no key below a prefix."""
+        """Say whether there is no key below a prefix.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> asyncio.run(session.store.is_empty(""))
+        False
+        """
         text = prefix.strip("/")
         path = _path_or_none(text)
         if path is not None and self._checkout.paths_within(path):
@@ -312,6 +364,15 @@ class StoreLook(Store):
         ------
         NodeNotFoundError, InvalidInputError
             No array at the path, or a batch size below 1.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> async def batches():
+        ...     return [batch async for batch in session.store.array_chunk_iterator("/t")]
+        >>> [(coordinates, kinds, *_)] = asyncio.run(batches())
+        >>> coordinates.tolist(), kinds.tolist()
+        ([[0], [1]], [3, 3])
         """
         if batch_size < 1:
             raise InvalidInputError(f"batches of {batch_size} chunks; at least 1 is needed.")

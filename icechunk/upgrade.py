@@ -71,6 +71,13 @@ def upgrade_icechunk_repository(
     -----
     Killed at any moment it leaves a repository of version 1, unchanged, or a whole one of version
     2, perhaps with old files beside it.
+
+    Examples
+    --------
+    >>> old = icechunk.Repository.create(icechunk.in_memory_storage(), spec_version=1)
+    >>> new = icechunk.upgrade_icechunk_repository(old, dry_run=False)
+    >>> new.spec_version
+    SpecVersion.v2 (current)
     """
     concurrency = prefetch_concurrency or _CONCURRENT_HISTORIES
     return run(_upgrade(repo, dry_run, delete_unused_v1_files, concurrency))

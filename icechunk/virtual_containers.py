@@ -58,6 +58,11 @@ class VirtualChunkContainer(Settings):
         How the store is reached.
     name : str or None
         Name that locations may use instead of the prefix (``vcc://NAME/...``).
+
+    Examples
+    --------
+    >>> store = icechunk.s3_store(region="us-east-1")
+    >>> container = icechunk.VirtualChunkContainer("s3://bucket/", store, name="archive")
     """
 
     _display_name: ClassVar[str] = "icechunk.virtual.VirtualChunkContainer"
@@ -242,6 +247,10 @@ class VirtualChunkSpec(Displayed):
         An argument of another type, or a time without zone.
     ValueError
         A number out of the range that can be stored.
+
+    Examples
+    --------
+    >>> spec = icechunk.VirtualChunkSpec([0, 1], "s3://bucket/file", offset=100, length=50)
     """
 
     _display_name: ClassVar[str] = "icechunk.virtual.VirtualChunkSpec"

@@ -67,6 +67,14 @@ class VirtualReferences(VirtualReferencesTwins):
             ``invalid-chunk-index``, ``not-an-array`` or ``zero-length-chunk``.
         NodeNotFoundError
             Kind ``node-not-found``.
+
+        Examples
+        --------
+        >>> session.store.set_virtual_ref(
+        ...     "t/c/0", "s3://bucket/file", offset=0, length=16, validate_container=False
+        ... )
+        >>> session.all_virtual_chunk_locations()
+        ['s3://bucket/file']
         """
         self._check_settable()
         parsed = parse_key(key)
@@ -112,6 +120,11 @@ class VirtualReferences(VirtualReferencesTwins):
         ------
         NodeNotFoundError, InvalidInputError
             As `set_virtual_ref_async`, but for the container.
+
+        Examples
+        --------
+        >>> spec = icechunk.VirtualChunkSpec([0], "s3://bucket/file", 0, 16)
+        >>> session.store.set_virtual_refs("t", [spec], validate_containers=False)
         """
         self._check_settable()
         path = user_path(array_path)
@@ -171,6 +184,17 @@ class VirtualReferences(VirtualReferencesTwins):
         ------
         NodeNotFoundError, InvalidInputError
             As `set_virtual_ref_async`, but for the container.
+
+        Examples
+        --------
+        >>> session.store.set_virtual_refs_arr(
+        ...     "t",
+        ...     (2,),
+        ...     ["s3://bucket/file", "s3://bucket/file"],
+        ...     np.array([0, 16]),
+        ...     np.array([16, 16]),
+        ...     validate_containers=False,
+        ... )
         """
         self._check_settable()
         path = user_path(array_path)

@@ -69,6 +69,12 @@ class RepositoryTwins:
             created a repository at this moment.
         StorageError
             The place cannot be written.
+
+        Examples
+        --------
+        >>> repo = icechunk.Repository.create(icechunk.in_memory_storage())
+        >>> repo.list_branches()
+        {'main'}
         """
         return run(
             cls.create_async(
@@ -113,6 +119,12 @@ class RepositoryTwins:
             Kind ``repository-not-found``.
         FormatError
             What is there is damaged, or of a version this package does not know.
+
+        Examples
+        --------
+        >>> again = icechunk.Repository.open(repo.storage)
+        >>> again.lookup_branch("main") == repo.lookup_branch("main")
+        True
         """
         return run(
             cls.open_async(
@@ -139,6 +151,12 @@ class RepositoryTwins:
         """Open the repository at a place, or make one where there is none.
 
         Parameters and errors as `open` and `create`.
+
+        Examples
+        --------
+        >>> storage = icechunk.in_memory_storage()
+        >>> repo = icechunk.Repository.open_or_create(storage)
+        >>> repo = icechunk.Repository.open_or_create(storage)
         """
         return run(
             cls.open_or_create_async(
@@ -154,7 +172,13 @@ class RepositoryTwins:
 
     @classmethod
     def exists(cls, storage: Storage, storage_settings: StorageSettings | None = None) -> bool:
-        """Say whether there is a repository at a place; ``storage_settings`` are for this look."""
+        """Say whether there is a repository at a place; ``storage_settings`` are for this look.
+
+        Examples
+        --------
+        >>> icechunk.Repository.exists(icechunk.in_memory_storage())
+        False
+        """
         return run(cls.exists_async(storage, storage_settings))
 
     @classmethod
@@ -163,12 +187,24 @@ class RepositoryTwins:
         storage: Storage,
         storage_settings: StorageSettings | None = None,
     ) -> SpecVersion | None:
-        """Return the version of the repository at a place, None when there is none."""
+        """Return the version of the repository at a place, None when there is none.
+
+        Examples
+        --------
+        >>> icechunk.Repository.fetch_spec_version(repo.storage)
+        SpecVersion.v2 (current)
+        """
         return run(cls.fetch_spec_version_async(storage, storage_settings))
 
     @classmethod
     def fetch_config(cls, storage: Storage) -> RepositoryConfig | None:
-        """Return the configuration stored in a repository, None when none is."""
+        """Return the configuration stored in a repository, None when none is.
+
+        Examples
+        --------
+        >>> icechunk.Repository.fetch_config(repo.storage) is None
+        True
+        """
         return run(cls.fetch_config_async(storage))
 
     def reopen(
@@ -184,6 +220,12 @@ class RepositoryTwins:
             Goes over the present configuration.
         authorize_virtual_chunk_access : mapping of str to credential or None, optional
             Instead of the present access; as for `create`.
+
+        Examples
+        --------
+        >>> config = icechunk.RepositoryConfig(inline_chunk_threshold_bytes=0)
+        >>> repo.reopen(config).config.inline_chunk_threshold_bytes
+        0
         """
         return run(self.reopen_async(config, authorize_virtual_chunk_access))
 
@@ -197,6 +239,12 @@ class RepositoryTwins:
             read here. In version 2 the last one wins, and the operations log tells.
         ReadOnlyError
             Kind ``read-only-repository``.
+
+        Examples
+        --------
+        >>> repo.save_config()
+        >>> icechunk.Repository.fetch_config(repo.storage) is None
+        False
         """
         return run(self.save_config_async())
 
@@ -228,6 +276,12 @@ class RepositoryTwins:
             Kind ``ref-not-found``.
         SnapshotNotFoundError
             Kind ``snapshot-not-found``, or ``no-snapshot-at-time``.
+
+        Examples
+        --------
+        >>> session = repo.readonly_session("main")
+        >>> float(zarr.open_array(session.store, path="t", mode="r")[0])
+        0.0
         """
         return run(
             self.readonly_session_async(
@@ -242,5 +296,11 @@ class RepositoryTwins:
         ------
         RefNotFoundError
             Kind ``ref-not-found``.
+
+        Examples
+        --------
+        >>> session = repo.writable_session("main")
+        >>> zarr.open_array(session.store, path="t", mode="r+")[0] = 1
+        >>> snapshot_id = session.commit("one value")
         """
         return run(self.writable_session_async(branch))

@@ -40,6 +40,13 @@ class RepositoryHistoryTwins:
             None or several of the three were given.
         RefNotFoundError, SnapshotNotFoundError
             There is no such version.
+
+        Examples
+        --------
+        >>> [snapshot.message for snapshot in repo.ancestry(branch="main")]
+        ['first', 'Repository initialized']
+        >>> repo.ancestry(branch="main")[0].message
+        'first'
         """
         return run(
             self.ancestry_async(branch=branch, tag=tag, snapshot_id=snapshot_id, snapshot=snapshot)
@@ -68,6 +75,12 @@ class RepositoryHistoryTwins:
             Several of the three were given.
         RefNotFoundError, SnapshotNotFoundError
             There is no such version.
+
+        Examples
+        --------
+        >>> print(repo.ancestry_graph(plain=True))  # doctest: +ELLIPSIS
+        ● ... (main) first
+        ...
         """
         return run(
             self.ancestry_graph_async(branch=branch, tag=tag, snapshot_id=snapshot_id, plain=plain)
@@ -80,6 +93,11 @@ class RepositoryHistoryTwins:
         ------
         SnapshotNotFoundError
             Kind ``snapshot-not-found``.
+
+        Examples
+        --------
+        >>> repo.lookup_snapshot(repo.lookup_branch("main")).message
+        'first'
         """
         return run(self.lookup_snapshot_async(snapshot_id))
 
@@ -106,6 +124,12 @@ class RepositoryHistoryTwins:
         ------
         InvalidInputError
             Kind ``bad-snapshot-chain-for-diff``; the first is no proper ancestor of the second.
+
+        Examples
+        --------
+        >>> root = repo.ancestry(branch="main")[-1]
+        >>> repo.diff(from_snapshot_id=root.id, to_branch="main").new_arrays
+        {'/t'}
         """
         return run(
             self.diff_async(

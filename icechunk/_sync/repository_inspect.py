@@ -39,6 +39,11 @@ class RepositoryInspectTwins:
         -----
         Source: Icechunk specification, section "Operations log". Reads one file for each page of
         the log, when the iteration gets there.
+
+        Examples
+        --------
+        >>> [type(update.kind).__name__ for update in repo.ops_log()]
+        ['NewCommit', 'RepoInitialized']
         """
         return iterate(self.ops_log_async())
 
@@ -51,6 +56,12 @@ class RepositoryInspectTwins:
             Kind ``invalid-snapshot-id``.
         StorageError
             Kind ``object-not-found``; there is no such snapshot.
+
+        Examples
+        --------
+        >>> files = repo.list_manifest_files(repo.lookup_branch("main"))
+        >>> [file.num_chunk_refs for file in files]
+        [2]
         """
         return run(self.list_manifest_files_async(snapshot_id))
 
@@ -63,6 +74,12 @@ class RepositoryInspectTwins:
             Kind ``invalid-snapshot-id``.
         StorageError
             Kind ``object-not-found``; there is no such file.
+
+        Examples
+        --------
+        >>> found = repo.inspect_snapshot(repo.lookup_branch("main"))
+        >>> type(found).__name__
+        'dict'
         """
         return run(self.inspect_snapshot_async(snapshot_id))
 
@@ -75,6 +92,11 @@ class RepositoryInspectTwins:
             Kind ``invalid-snapshot-id``; not an id.
         StorageError
             Kind ``object-not-found``; there is no such file.
+
+        Examples
+        --------
+        >>> file = repo.list_manifest_files(repo.lookup_branch("main"))[0]
+        >>> found = repo.inspect_manifest(file.id)
         """
         return run(self.inspect_manifest_async(manifest_id))
 
@@ -90,6 +112,10 @@ class RepositoryInspectTwins:
             Kind ``invalid-snapshot-id``.
         StorageError
             Kind ``object-not-found``; there is no such file.
+
+        Examples
+        --------
+        >>> found = repo.inspect_transaction_log(repo.lookup_branch("main"))
         """
         return run(self.inspect_transaction_log_async(snapshot_id))
 
@@ -100,5 +126,9 @@ class RepositoryInspectTwins:
         ------
         FormatError
             Kind ``unsupported-spec-version``; a repository of version 1.
+
+        Examples
+        --------
+        >>> found = repo.inspect_repo_info()
         """
         return run(self.inspect_repo_info_async())

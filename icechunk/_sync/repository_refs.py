@@ -11,11 +11,23 @@ class RepositoryRefsTwins:
     __slots__ = ()
 
     def list_branches(self) -> set[str]:
-        """Return the names of all branches."""
+        """Return the names of all branches.
+
+        Examples
+        --------
+        >>> repo.list_branches()
+        {'main'}
+        """
         return run(self.list_branches_async())
 
     def lookup_branch(self, branch: str) -> str:
-        """Return the snapshot id a branch points at; raises `RefNotFoundError`."""
+        """Return the snapshot id a branch points at; raises `RefNotFoundError`.
+
+        Examples
+        --------
+        >>> repo.lookup_branch("main") == repo.ancestry(branch="main")[0].id
+        True
+        """
         return run(self.lookup_branch_async(branch))
 
     def create_branch(self, branch: str, snapshot_id: str) -> None:
@@ -28,6 +40,12 @@ class RepositoryRefsTwins:
             ``branch-update-conflict``.
         SnapshotNotFoundError
             Kind ``snapshot-not-found``.
+
+        Examples
+        --------
+        >>> repo.create_branch("dev", repo.lookup_branch("main"))
+        >>> sorted(repo.list_branches())
+        ['dev', 'main']
         """
         return run(self.create_branch_async(branch, snapshot_id))
 
@@ -40,6 +58,11 @@ class RepositoryRefsTwins:
             Kind ``ref-not-found``.
         SessionStateError
             Kind ``cannot-delete-main``.
+
+        Examples
+        --------
+        >>> repo.create_branch("dev", repo.lookup_branch("main"))
+        >>> repo.delete_branch("dev")
         """
         return run(self.delete_branch_async(branch))
 
@@ -67,15 +90,33 @@ class RepositoryRefsTwins:
             There is no such branch or snapshot.
         ConflictError
             Kind ``branch-update-conflict``; it is not at ``from_snapshot_id``.
+
+        Examples
+        --------
+        >>> newest, before = repo.ancestry(branch="main")
+        >>> repo.reset_branch("main", before.id, from_snapshot_id=newest.id)
         """
         return run(self.reset_branch_async(branch, snapshot_id, from_snapshot_id=from_snapshot_id))
 
     def list_tags(self) -> set[str]:
-        """Return the names of all tags."""
+        """Return the names of all tags.
+
+        Examples
+        --------
+        >>> repo.list_tags()
+        set()
+        """
         return run(self.list_tags_async())
 
     def lookup_tag(self, tag: str) -> str:
-        """Return the snapshot id a tag points at; raises `RefNotFoundError`."""
+        """Return the snapshot id a tag points at; raises `RefNotFoundError`.
+
+        Examples
+        --------
+        >>> repo.create_tag("v1", repo.lookup_branch("main"))
+        >>> repo.lookup_tag("v1") == repo.lookup_branch("main")
+        True
+        """
         return run(self.lookup_tag_async(tag))
 
     def create_tag(self, tag: str, snapshot_id: str) -> None:
@@ -87,9 +128,21 @@ class RepositoryRefsTwins:
             Kind ``tag-already-exists``, or ``tag-previously-deleted``.
         SnapshotNotFoundError
             Kind ``snapshot-not-found``.
+
+        Examples
+        --------
+        >>> repo.create_tag("v1", repo.lookup_branch("main"))
+        >>> repo.readonly_session(tag="v1").read_only
+        True
         """
         return run(self.create_tag_async(tag, snapshot_id))
 
     def delete_tag(self, tag: str) -> None:
-        """Delete a tag; its name can never be used again; raises `RefNotFoundError`."""
+        """Delete a tag; its name can never be used again; raises `RefNotFoundError`.
+
+        Examples
+        --------
+        >>> repo.create_tag("v1", repo.lookup_branch("main"))
+        >>> repo.delete_tag("v1")
+        """
         return run(self.delete_tag_async(tag))

@@ -31,6 +31,12 @@ class RepositoryRewritesTwins:
             Kind ``read-only-repository``; the repository's status forbids writes.
         FormatError
             Kind ``unsupported-spec-version``; a repository of version 1.
+
+        Examples
+        --------
+        >>> session = repo.rearrange_session("main")
+        >>> session.move("/t", "/temperature")
+        >>> snapshot_id = session.commit("a better name")
         """
         return run(self.rearrange_session_async(branch))
 
@@ -84,6 +90,10 @@ class RepositoryRewritesTwins:
         -----
         Source: Icechunk specification, section "rewrite_manifests". Memory: the references of up
         to 8 arrays at a time.
+
+        Examples
+        --------
+        >>> snapshot_id = repo.rewrite_manifests("split again", branch="main")
         """
         return run(
             self.rewrite_manifests_async(

@@ -56,6 +56,12 @@ class RepositoryUpkeepTwins:
         Notes
         -----
         Concurrency: one conditional update; whoever commits meanwhile is not disturbed.
+
+        Examples
+        --------
+        >>> from datetime import UTC, datetime, timedelta
+        >>> repo.expire_snapshots(datetime.now(UTC) - timedelta(days=30))
+        set()
         """
         return run(
             self.expire_snapshots_async(
@@ -122,6 +128,13 @@ class RepositoryUpkeepTwins:
         Concurrency: anybody may commit, fork and move branches meanwhile. A collection that was
         interrupted is finished by the next one. Memory: besides the limits, 12 bytes for each
         chunk that is needed, and twice that for moments.
+
+        Examples
+        --------
+        >>> from datetime import UTC, datetime, timedelta
+        >>> summary = repo.garbage_collect(datetime.now(UTC) - timedelta(days=7), dry_run=True)
+        >>> summary.bytes_deleted
+        0
         """
         return run(
             self.garbage_collect_async(
@@ -169,6 +182,11 @@ class RepositoryUpkeepTwins:
             A snapshot or a manifest is missing or damaged.
         TypeError, ValueError
             A limit below 1.
+
+        Examples
+        --------
+        >>> repo.chunk_storage_stats().total_bytes()
+        32
         """
         return run(
             self.chunk_storage_stats_async(

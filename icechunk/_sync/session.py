@@ -70,6 +70,13 @@ class SessionTwins:
         -----
         Source: Icechunk specification, section "Commit". Concurrency: atomic. Whatever fails or
         dies on the way leaves the branch as it was.
+
+        Examples
+        --------
+        >>> zarr.open_array(session.store, path="t", mode="r+")[0] = 1
+        >>> snapshot_id = session.commit("one value", {"source": "sensor 1"})
+        >>> session.read_only
+        True
         """
         return run(
             self.commit_async(
@@ -96,6 +103,11 @@ class SessionTwins:
             last commit before the conflict and keeps its changes.
         SessionStateError
             Kind ``rebase-tx-log-pruned``.
+
+        Examples
+        --------
+        >>> zarr.open_array(session.store, path="t", mode="r+")[0] = 1
+        >>> session.rebase(icechunk.ConflictDetector())
         """
         return run(self.rebase_async(solver))
 
@@ -119,5 +131,13 @@ class SessionTwins:
         ConflictError
             A fork was made on an older snapshot, and its changes conflict with what was committed
             since.
+
+        Examples
+        --------
+        >>> forks = [session.fork(), session.fork()]
+        >>> for start, fork in zip([0, 2], forks):
+        ...     zarr.open_array(fork.store, path="t", mode="r+")[start : start + 2] = 1
+        >>> session.merge(*forks)
+        >>> snapshot_id = session.commit("by two tasks")
         """
         return run(self.merge_async(*others, on_chunk_conflict=on_chunk_conflict))

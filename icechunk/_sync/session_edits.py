@@ -53,6 +53,13 @@ class SessionEditsTwins:
         -----
         Source: Icechunk specification, section "Other ways to make snapshots". Concurrency:
         atomic, as `commit`.
+
+        Examples
+        --------
+        >>> zarr.open_array(session.store, path="t", mode="r+")[0] = 1
+        >>> snapshot_id = session.amend("first, with one more value")
+        >>> len(repo.ancestry(branch="main"))
+        2
         """
         return run(self.amend_async(message, metadata=metadata, allow_empty=allow_empty))
 
@@ -83,6 +90,13 @@ class SessionEditsTwins:
         -----
         Source: Icechunk specification, section "Other ways to make snapshots". Sessions without
         changes, read-only ones too, may be flushed. No branch moves, so there is no conflict.
+
+        Examples
+        --------
+        >>> zarr.open_array(session.store, path="t", mode="r+")[0] = 1
+        >>> snapshot_id = session.flush("on no branch")
+        >>> repo.lookup_branch("main") == snapshot_id
+        False
         """
         return run(self.flush_async(message, metadata=metadata))
 
@@ -119,6 +133,11 @@ class SessionEditsTwins:
         Source: Icechunk specification, section "Move (v2)". Ids, metadata and chunks stay as they
         are; nothing is copied. On rebase a move takes along what others changed in the nodes or
         put below them.
+
+        Examples
+        --------
+        >>> session = repo.rearrange_session("main")
+        >>> session.move("/t", "/temperature")
         """
         return run(self.move_async(from_path, to_path))
 
@@ -148,5 +167,11 @@ class SessionEditsTwins:
         chunk is read or written. Chunks that leave the grid are gone, places they left are empty;
         resize the array first to keep all. Chunks set at the same time by another thread may or
         may not move.
+
+        Examples
+        --------
+        >>> moved = session.shift_array("/t", (1,))
+        >>> zarr.open_array(session.store, path="t", mode="r")[:].tolist()
+        [0.0, 0.0, 0.0, 1.0]
         """
         return run(self.shift_array_async(array_path, chunk_offset))

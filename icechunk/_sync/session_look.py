@@ -22,6 +22,11 @@ class SessionLookTwins:
         ------
         NodeNotFoundError, InvalidInputError
             No array at the path, or a coordinate of another rank.
+
+        Examples
+        --------
+        >>> session.chunk_type("/t", [0])
+        ChunkType.inline
         """
         return run(self.chunk_type_async(array_path, chunk_coordinates))
 
@@ -32,9 +37,20 @@ class SessionLookTwins:
         ------
         NodeNotFoundError
             Kind ``node-not-found``.
+
+        Examples
+        --------
+        >>> len(session.get_node_id("/t"))
+        13
         """
         return run(self.get_node_id_async(path))
 
     def all_virtual_chunk_locations(self) -> list[str]:
-        """Return the location of every virtual chunk, array by array."""
+        """Return the location of every virtual chunk, array by array.
+
+        Examples
+        --------
+        >>> session.all_virtual_chunk_locations()
+        []
+        """
         return run(self.all_virtual_chunk_locations_async())

@@ -50,6 +50,14 @@ class VirtualReferencesTwins:
             ``invalid-chunk-index``, ``not-an-array`` or ``zero-length-chunk``.
         NodeNotFoundError
             Kind ``node-not-found``.
+
+        Examples
+        --------
+        >>> session.store.set_virtual_ref(
+        ...     "t/c/0", "s3://bucket/file", offset=0, length=16, validate_container=False
+        ... )
+        >>> session.all_virtual_chunk_locations()
+        ['s3://bucket/file']
         """
         return run(
             self.set_virtual_ref_async(
@@ -89,6 +97,11 @@ class VirtualReferencesTwins:
         ------
         NodeNotFoundError, InvalidInputError
             As `set_virtual_ref`, but for the container.
+
+        Examples
+        --------
+        >>> spec = icechunk.VirtualChunkSpec([0], "s3://bucket/file", 0, 16)
+        >>> session.store.set_virtual_refs("t", [spec], validate_containers=False)
         """
         return run(
             self.set_virtual_refs_async(array_path, chunks, validate_containers=validate_containers)
@@ -134,6 +147,17 @@ class VirtualReferencesTwins:
         ------
         NodeNotFoundError, InvalidInputError
             As `set_virtual_ref`, but for the container.
+
+        Examples
+        --------
+        >>> session.store.set_virtual_refs_arr(
+        ...     "t",
+        ...     (2,),
+        ...     ["s3://bucket/file", "s3://bucket/file"],
+        ...     np.array([0, 16]),
+        ...     np.array([16, 16]),
+        ...     validate_containers=False,
+        ... )
         """
         return run(
             self.set_virtual_refs_arr_async(

@@ -146,7 +146,12 @@ class ConflictSolver:
 
 @dataclass(frozen=True, slots=True)
 class ConflictDetector(ConflictSolver):
-    """Resolve nothing: every conflict fails the rebase and is reported."""
+    """Resolve nothing: every conflict fails the rebase and is reported.
+
+    Examples
+    --------
+    >>> session.rebase(icechunk.ConflictDetector())
+    """
 
     def resolves(self, conflict: Conflict) -> bool:  # noqa: ARG002
         """Say no."""
@@ -168,6 +173,13 @@ class BasicConflictSolver(ConflictSolver):
     on_user_attributes_conflict : VersionSelection
         Whose attributes stay where both sides changed the attributes of a node, and nothing else
         of its metadata.
+
+    Examples
+    --------
+    >>> solver = icechunk.BasicConflictSolver(
+    ...     on_chunk_conflict=icechunk.VersionSelection.UseTheirs
+    ... )
+    >>> session.rebase(solver)
     """
 
     on_chunk_conflict: VersionSelection = VersionSelection.UseOurs

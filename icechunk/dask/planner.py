@@ -126,6 +126,13 @@ def plan_write(
         Kind ``not-allowed``; for something that is no dataset, and for a region of "auto".
     TypeError
         For a region that is no slice.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> from icechunk.dask import plan_write
+    >>> plan = plan_write(xr.Dataset({"v": ("x", [1, 2])}), session, group="g")
+    >>> plan.raise_for_problems()
     """
     dataset = as_dataset(obj)
     for dim, span in (region or {}).items():

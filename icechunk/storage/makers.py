@@ -26,6 +26,10 @@ def in_memory_storage() -> Storage:
     Storage
         Gone when the process ends. It pickles as a reference: the same place in this process, an
         error in any other.
+
+    Examples
+    --------
+    >>> repo = icechunk.Repository.create(icechunk.in_memory_storage())
     """
     return make_storage("memory")
 
@@ -48,6 +52,10 @@ def local_filesystem_storage(path: str | os.PathLike[str]) -> Storage:
     ------
     InvalidInputError
         Kind ``bad-prefix``; not a path.
+
+    Examples
+    --------
+    >>> storage = icechunk.local_filesystem_storage("path/to/repository")
     """
     return make_storage("local", path)
 
@@ -133,6 +141,19 @@ def s3_storage(
     InvalidInputError
         Kind ``invalid-credentials``, ``bad-prefix`` or ``storage-config``; arguments that
         contradict each other or cannot be meant.
+
+    Examples
+    --------
+    >>> storage = icechunk.s3_storage(bucket="bucket", prefix="repository", from_env=True)
+    >>> local = icechunk.s3_storage(
+    ...     bucket="bucket",
+    ...     prefix="repository",
+    ...     endpoint_url="http://localhost:9000",
+    ...     allow_http=True,
+    ...     force_path_style=True,
+    ...     access_key_id="minio",
+    ...     secret_access_key="minio123",
+    ... )
     """
     return make_storage(
         "s3",
@@ -188,5 +209,9 @@ def fsspec_storage(url: str, *, single_writer: bool = False, **storage_options: 
     ------
     InvalidInputError
         Kind ``cannot-parse-url``; no such protocol, or its library is not installed.
+
+    Examples
+    --------
+    >>> storage = icechunk.fsspec_storage("memory://repository", single_writer=True)
     """
     return make_storage("fsspec", url, single_writer=single_writer, options=storage_options)

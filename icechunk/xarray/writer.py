@@ -189,9 +189,10 @@ def to_icechunk(
 
     Examples
     --------
-    >>> session = repo.writable_session("main")  # doctest: +SKIP
-    >>> ds.to_icechunk(session)  # doctest: +SKIP
-    >>> session.commit("first month")  # doctest: +SKIP
+    >>> import xarray as xr
+    >>> from icechunk.xarray import to_icechunk
+    >>> report = to_icechunk(xr.Dataset({"v": ("x", [1, 2])}), session, group="g")
+    >>> snapshot_id = session.commit("a dataset")
     """
     target = _writable(session)
     dataset = as_dataset(obj)
@@ -276,6 +277,16 @@ def resolve_region(
         A coordinate value is not in the stored array.
     ValueError
         The values are not contiguous there, or the region does not fit the dataset.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> from icechunk.xarray import resolve_region, to_icechunk
+    >>> ds = xr.Dataset({"v": ("x", [1, 2, 3, 4])}, coords={"x": [10, 20, 30, 40]})
+    >>> report = to_icechunk(ds, session, group="g")
+    >>> region = resolve_region(ds.isel(x=slice(1, 3)), session, "auto", group="g")
+    >>> region["x"] == slice(1, 3)
+    True
     """
     if region is None:
         return None
