@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from icechunk._sync.session_look import SessionLookTwins
 from icechunk.core.commit import effective_changes, transaction_log_of
 from icechunk.core.diff import Diff, diff_of
@@ -120,12 +122,16 @@ class SessionLook(SessionLookTwins):
         []
         """
         await self._state.checkout.ready()
+        full = self._state.checkout.virtual.full_location
         found: list[str] = []
         for node in self._state.checkout.nodes():
             if node.kind is not NodeKind.ARRAY:
                 continue
             async for table in self._state.checkout.chunk_tables(node):
-                virtual = table.take(table.kind == ChunkKind.VIRTUAL).unpacked()
-                found += location_texts(virtual.payload)
-        full = self._state.checkout.virtual.full_location
-        return [full(text) if text.startswith("vcc:") else text for text in found]
+                rows = table.kind == ChunkKind.VIRTUAL
+                virtual = (table if bool(rows.all()) else table.take(rows)).unpacked()
+                texts = location_texts(virtual.payload)
+                for row in np.flatnonzero(virtual.payload.starts_with(b"vcc:")).tolist():
+                    texts[row] = full(texts[row])
+                found += texts
+        return found

@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import re
 import string
-from itertools import repeat
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 import numpy as np
 
 from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk.format.bulk import copy_strings
 from icechunk.format.ragged import Ragged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from icechunk._typing import I64Array
+
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?", re.ASCII)
 # What the path of a file URL keeps unescaped: everything ASCII but the WHATWG path percent-encode
 # set (controls, space, " # < > ? ` { }). A percent sign stays, so that escapes stay what they are.
 _KEPT_IN_PATH: Final = "%!$&'()*+,-./:;=@[\\]^_|~"
-_FILE: Final = "file:///"
+_FILE: Final = b"file:///"
+# Looked at together, so that what comes of it stays in the processor's cache.
+_BLOCK_BYTES: Final = 1 << 18
+_ESCAPED_DOT = re.compile(b"%2[eE]")
 # Characters of a location in which nothing needs a second look: none to escape, and no backslash.
 _PLAIN: Final = (string.ascii_letters + string.digits + _KEPT_IN_PATH).replace("\\", "").encode()
 
@@ -96,29 +101,37 @@ def normalise_locations(locations: Sequence[str]) -> Ragged:
     InvalidInputError
         As `normalise_location`.
     """
-    text = "".join(locations)
-    if not _all_plain_files(text, locations):
+    # Each on a line of its own, so that where they begin and end is seen in one text.
+    text = "\n".join(locations)
+    lines = text.encode() if text.isascii() else b""
+    data = np.frombuffer(lines, np.uint8)
+    ends = np.append(np.flatnonzero(data == ord("\n")), len(data))
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    if len(ends) != len(locations) or not _all_plain_files(lines, starts):
         return Ragged.from_list([normalise_location(location).encode() for location in locations])
-    size = np.fromiter(map(len, locations), np.int64, len(locations))
-    start = np.zeros(len(locations), np.int64)
-    np.cumsum(size[:-1], out=start[1:])
-    return Ragged(text.encode(), start, size)
+    return Ragged(lines, starts, ends - starts)
 
 
-def _all_plain_files(text: str, locations: Sequence[str]) -> bool:
-    """Say whether the careful way would change none of these locations.
+def _all_plain_files(lines: bytes, starts: I64Array) -> bool:
+    """Say whether the careful way would change none of these locations, one on each line.
 
     Each begins with ``file:///`` and has no other ``//``, no dot or escaped dot that begins a
     segment, no final slash, and only characters that stay as they are.
     """
+    column = Ragged(lines, starts, np.append(starts[1:] - 1, len(lines)) - starts)
+    if not bool(column.starts_with(_FILE).all()) or lines.translate(None, _PLAIN + b"\n"):
+        return False
+    data = np.frombuffer(lines, np.uint8)
+    doubled = 0
+    for first in range(0, len(data), _BLOCK_BYTES):
+        block = data[first : first + _BLOCK_BYTES + 1]
+        behind = block[np.flatnonzero(block[:-1] == ord("/")) + 1]
+        doubled += int((behind == ord("/")).sum())
+        if bool(((behind == ord(".")) | (behind == ord("\n"))).any()):
+            return False
     return (
-        text.isascii()
-        and text.count("//") == len(locations)
-        and all(map(str.startswith, locations, repeat(_FILE)))
-        and "/." not in text
-        and "%2e" not in text.lower()
-        and not any(map(str.endswith, locations, repeat("/")))
-        and not text.encode().translate(None, _PLAIN)
+        # Two in each beginning: the first and the second of its slashes have one behind them.
+        doubled == 2 * len(starts) and not lines.endswith(b"/") and not _ESCAPED_DOT.search(lines)
     )
 
 
@@ -127,12 +140,14 @@ def location_texts(column: Ragged) -> list[str]:
 
     Notes
     -----
-    Plain ASCII, the usual case, is decoded once as a whole.
+    Plain ASCII, the usual case, is decoded and cut as a whole.
     """
-    whole = column.compact()
-    data = bytes(whole.data)
-    if not data.isascii():
-        return [raw.decode("utf-8", "replace") for raw in whole.tolist()]
-    text = data.decode("ascii")
-    stop = whole.start + whole.size
-    return [text[a:b] for a, b in zip(whole.start.tolist(), stop.tolist(), strict=True)]
+    # Each on a line of its own: cutting a text at a character takes half the time of slicing it.
+    count, total = len(column), int(column.size.sum())
+    starts = np.cumsum(column.size) - column.size + np.arange(count)
+    lines = np.full(total + count, ord("\n"), np.uint8)
+    copy_strings(lines, starts, column.data, column.start, column.size)
+    data = lines.tobytes()
+    if not data.isascii() or data.count(b"\n") != count:
+        return [raw.decode("utf-8", "replace") for raw in column.tolist()]
+    return data.decode("ascii").split("\n")[:count]

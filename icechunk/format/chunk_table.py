@@ -384,6 +384,10 @@ class ChunkTable:
             return self
         rows = np.flatnonzero(self.packed)
         plain = locations.unpack(self.payload.take(rows), self.dictionary)
+        if len(rows) == len(self):
+            return replace(
+                self, payload=plain, packed=np.zeros(len(self), np.bool_), dictionary=None
+            )
         rest = self.payload.take(~self.packed).compact()
         both = concat([rest, plain])
         order = np.empty(len(self), np.int64)

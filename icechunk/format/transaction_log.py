@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from icechunk.ids import NODE_ID_BYTES, OBJECT_ID_BYTES, NodeId, ObjectId, id_te
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from icechunk._typing import U32Array
+    from icechunk._typing import I64Array, U32Array
     from icechunk.format.fb.table import Table
 
 # Verifiers of the reference refuse logs with more.
@@ -37,6 +37,10 @@ _MOST_TABLES: Final = 50_000_000
 _LEAST_ARRAY_BYTES: Final = 20
 _LEAST_COORDINATE_BYTES: Final = 12
 _LEAST_MOVE_BYTES: Final = 20
+
+# Up to so many are read one at a time; more as columns.
+_FEW_ARRAYS: Final = 8
+_FEW_CHUNKS: Final = 16
 
 # The numbering here is not that of the node union in snapshots.
 _KIND_TAGS: Final = {NodeKind.GROUP: 0, NodeKind.ARRAY: 1}
@@ -255,10 +259,70 @@ def _id_set(table: Table, slot: int, name: str) -> frozenset[NodeId]:
     )
 
 
+class _Coordinates(NamedTuple):
+    """Where the coordinates of one array's changed chunks are, checked.
+
+    Attributes
+    ----------
+    node_id : NodeId
+        The array.
+    starts : ndarray of int64, shape (n,)
+        Position of each coordinate's first number; unit: bytes.
+    ranks : ndarray of int64, shape (n,)
+        Numbers in each coordinate.
+    """
+
+    node_id: NodeId
+    starts: I64Array
+    ranks: I64Array
+
+
 def _updated_chunks(table: Table) -> dict[NodeId, U32Array]:
+    changed = _few_coordinates(table)
+    if changed is None:
+        changed = _many_coordinates(table)
+    found: dict[NodeId, U32Array] = {}
+    for node_id, starts, ranks in changed:
+        if node_id in found:
+            raise table.buffer.error(
+                "ArrayUpdatedChunks.node_id", f"array {id_text(node_id)} is listed twice"
+            )
+        found[node_id], _ = read_coordinates(table.buffer, starts, ranks)
+    return found
+
+
+def _few_coordinates(table: Table) -> list[_Coordinates] | None:
+    """Read the log of a small commit one table at a time; None when there are too many."""
+    arrays = table.vector(7, "updated_chunks", 4)
+    if arrays is None or arrays.length > _FEW_ARRAYS:
+        return None
+    changed: list[_Coordinates] = []
+    size = 0
+    for array in table.required_tables(7, "updated_chunks", "ArrayUpdatedChunks"):
+        chunks = array.vector(1, "chunks", 4)
+        if chunks is None or chunks.length > _FEW_CHUNKS:
+            return None
+        parts: list[tuple[int, int]] = []
+        for chunk in array.required_tables(1, "chunks", "ChunkIndices"):
+            coords = chunk.vector(0, "coords", 4)
+            if coords is None:
+                raise table.buffer.error("ChunkIndices.coords", "required field is absent")
+            parts.append(coords)
+            size += 4 * coords.length
+        if arrays.length + sum(len(found.starts) for found in changed) + len(parts) > _MOST_TABLES:
+            raise table.buffer.error(
+                "ArrayUpdatedChunks.chunks", f"more than {_MOST_TABLES} changes"
+            )
+        if size > table.buffer.size:
+            raise table.buffer.error("ChunkIndices.coords", "parts of the file are used too often")
+        node_id = NodeId(array.required_struct(0, "node_id", NODE_ID_BYTES))
+        places = np.array(parts, np.int64).reshape(len(parts), 2)
+        changed.append(_Coordinates(node_id, places[:, 0], places[:, 1]))
+    return changed
+
+
+def _many_coordinates(table: Table) -> list[_Coordinates]:
     arrays = table.required_column(7, "updated_chunks", "ArrayUpdatedChunks")
-    if not len(arrays):
-        return {}
     if len(arrays) * _LEAST_ARRAY_BYTES > table.buffer.size:
         raise arrays.error("node_id", f"{len(arrays)} arrays do not fit into the file")
     node_ids = arrays.struct(0, "node_id", NODE_ID_BYTES)
@@ -266,21 +330,17 @@ def _updated_chunks(table: Table) -> dict[NodeId, U32Array]:
     if len(arrays) + len(chunks) > _MOST_TABLES:
         raise arrays.error("chunks", f"more than {_MOST_TABLES} changes")
     coords = chunks.vector(0, "coords", 4)
-    found: dict[NodeId, U32Array] = {}
-    for raw, (start, stop) in zip(node_ids, pairwise(bounds.tolist()), strict=True):
-        node_id = NodeId(raw.tobytes())
-        if node_id in found:
-            raise arrays.error("node_id", f"array {id_text(node_id)} is listed twice")
-        found[node_id], _ = read_coordinates(
-            table.buffer, coords.starts[start:stop], coords.counts[start:stop]
-        )
-    return found
+    return [
+        _Coordinates(NodeId(raw.tobytes()), coords.starts[start:stop], coords.counts[start:stop])
+        for raw, (start, stop) in zip(node_ids, pairwise(bounds.tolist()), strict=True)
+    ]
 
 
 def _moved_nodes(table: Table) -> tuple[MoveOperation, ...]:
-    moves = table.column(8, "moved_nodes", "MoveOperation")
-    if moves is None or not len(moves):
+    part = table.vector(8, "moved_nodes", 4)
+    if part is None or not part.length:
         return ()
+    moves = table.required_column(8, "moved_nodes", "MoveOperation")
     if len(moves) * _LEAST_MOVE_BYTES > table.buffer.size:
         raise moves.error("node_id", f"{len(moves)} moves do not fit into the file")
     tags = moves.scalar(3, "node_type", "u1").tolist()
