@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -65,6 +66,8 @@ def write(where: str, first: int, last: int) -> None:
 
 def independent(python: str, where: str, writers: int, commits: int) -> list[list[float]]:
     """Run the writers as processes; return what each commit of each took, in seconds."""
+    # Each interpreter is to find its own package.
+    clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" or python == sys.executable}
     processes = []
     for n in range(writers):
         part = (str(n * commits), str((n + 1) * commits))
@@ -73,6 +76,8 @@ def independent(python: str, where: str, writers: int, commits: int) -> list[lis
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env=clean,
+            cwd=tempfile.gettempdir(),
         )
         processes.append(process)
     for process in processes:

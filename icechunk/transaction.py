@@ -394,9 +394,14 @@ async def _rebase_onto(
     assets = checkout.assets
     with checkout.lock:
         changes = effective_changes(checkout.base.nodes, checkout.changes)
-    outcome = await replay_changes(checkout, refs, tip, changes, solver)
+    # Both at once: the less time from reading the refs to writing them, the less others get ahead.
+    reads: list[Any] = [
+        replay_changes(checkout, refs, tip, changes, solver),
+        assets.snapshot(tip),
+    ]
+    outcome, snapshot = await gather_limited(len(reads), reads)
     if outcome.failure is None:
-        checkout.rebased(await assets.snapshot(tip), outcome.changes)
+        checkout.rebased(snapshot, outcome.changes)
         return
     checkout.rebased(await assets.snapshot(outcome.reached), outcome.changes)
     raise outcome.failure

@@ -81,7 +81,7 @@ class ChunkEdits:
         self._seal()
         found = np.zeros(len(table), np.bool_)
         for part in self._sealed:
-            found |= part.find_many(table.coords) >= 0
+            found |= part.indexed().find_many(table.coords) >= 0
         return table.coords[found]
 
     def table(self) -> ChunkTable:

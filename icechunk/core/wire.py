@@ -18,6 +18,7 @@ from icechunk.core.moves import Move
 from icechunk.core.nodes import NodeDocument, document_of
 from icechunk.errors import ErrorKind, FormatError
 from icechunk.format.chunk_table import ChunkKind, ChunkTable
+from icechunk.format.columns import constant, is_constant
 from icechunk.format.coordinates import sorting_order
 from icechunk.format.header import decompress
 from icechunk.format.ragged import Ragged
@@ -151,7 +152,9 @@ def unpack_table(packed: dict[str, Any]) -> ChunkTable:
 
     def column(name: str, dtype: str, width: int = 1) -> AnyArray:
         data = packed[name]
-        values = np.frombuffer(data, dtype) if data else np.zeros(n * width, dtype)
+        if not data:
+            return constant(0, n, dtype) if width == 1 else np.zeros(n * width, dtype)
+        values = np.frombuffer(data, dtype)
         if len(values) != n * width:
             raise ValueError(f"column {name} has {len(values)} values for {n} rows")
         return values
@@ -179,6 +182,8 @@ def unpack_table(packed: dict[str, Any]) -> ChunkTable:
 
 
 def _ragged(data: bytes, size: AnyArray) -> Ragged:
+    if is_constant(size) and not data:
+        return Ragged.empty(len(size))
     start = np.zeros(len(size), np.int64)
     np.cumsum(size[:-1], out=start[1:])
     if int(size.sum()) != len(data) or bool((size < 0).any()):

@@ -10,11 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from icechunk.format import locations
+from icechunk.format.columns import constant, joined, taken
+from icechunk.format.linear import Linear, joint_box, keys_of, strides_of
 from icechunk.format.ragged import Ragged, concat
 from icechunk.ids import OBJECT_ID_BYTES, ObjectId
 
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
 
 Coordinate: TypeAlias = tuple[int, ...]
 """Position of a chunk in its array's chunk grid, one number per dimension; unit: chunks."""
-
-_LARGEST_LINEAR_KEY: Final = 2**63
 
 
 class ChunkKind(IntEnum):
@@ -73,37 +73,6 @@ class VirtualRef:
 ChunkRef: TypeAlias = InlineRef | NativeRef | VirtualRef
 
 
-class _Linear:
-    """The coordinates of a table as one sortable number each, within their bounding box."""
-
-    __slots__ = ("bounds", "dense", "keys", "origin", "strides")
-
-    def __init__(self, coords: U32Array, box: U32Array) -> None:
-        self.bounds = [(int(low), int(high)) for low, high in box]
-        self.origin, self.strides = _strides(box)
-        self.keys = _keys(coords, self.origin, self.strides)
-        volume = 1
-        for low, high in self.bounds:
-            volume *= high - low
-        self.dense = volume == len(coords)
-
-    def find(self, coord: Coordinate) -> int:
-        if self.strides is None:
-            # numpy drops trailing NUL bytes of the keys it hands out, so they go here as well.
-            wanted: Any = np.array(coord, ">u4").tobytes().rstrip(b"\0")
-        else:
-            wanted = 0
-            for c, stride, (low, high) in zip(coord, self.strides, self.bounds, strict=True):
-                if c < low or c >= high:
-                    return -1
-                wanted += (c - low) * stride
-            if self.dense:
-                return int(wanted)
-            wanted = np.uint64(wanted)
-        row = int(self.keys.searchsorted(wanted))
-        return row if row < len(self.keys) and self.keys[row] == wanted else -1
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ChunkTable:
     """Chunk references of one array, sorted by coordinate, each coordinate once.
@@ -140,7 +109,7 @@ class ChunkTable:
     dictionary: bytes | None
     etag: Ragged | None
     last_modified: U32Array
-    _linear: list[_Linear] = field(default_factory=list, repr=False)
+    _linear: list[Linear] = field(default_factory=list, repr=False)
 
     # -- construction -------------------------------------------------------------------------
 
@@ -158,7 +127,7 @@ class ChunkTable:
         return _sorted(
             _table(
                 _coordinates(coords),
-                np.full(n, ChunkKind.NATIVE, np.uint8),
+                constant(ChunkKind.NATIVE, n, np.uint8),
                 chunk_id=np.ascontiguousarray(chunk_id, np.uint8).reshape(n, OBJECT_ID_BYTES),
                 offset=None if offset is None else np.asarray(offset, np.uint64),
                 length=np.asarray(length, np.uint64),
@@ -172,7 +141,7 @@ class ChunkTable:
         return _sorted(
             _table(
                 _coordinates(coords),
-                np.full(len(data), ChunkKind.INLINE, np.uint8),
+                constant(ChunkKind.INLINE, len(data), np.uint8),
                 payload=payload,
                 length=payload.size.astype(np.uint64),
             )
@@ -194,7 +163,7 @@ class ChunkTable:
         return _sorted(
             _table(
                 _coordinates(coords),
-                np.full(n, ChunkKind.VIRTUAL, np.uint8),
+                constant(ChunkKind.VIRTUAL, n, np.uint8),
                 offset=np.asarray(offset, np.uint64),
                 length=np.asarray(length, np.uint64),
                 payload=location,
@@ -207,7 +176,7 @@ class ChunkTable:
     def deleted(cls, coords: AnyArray) -> ChunkTable:
         """Return the record that these coordinates have no chunk any more."""
         coords = _coordinates(coords)
-        return _sorted(_table(coords, np.full(len(coords), ChunkKind.DELETED, np.uint8)))
+        return _sorted(_table(coords, constant(ChunkKind.DELETED, len(coords), np.uint8)))
 
     @classmethod
     def one(cls, coord: Coordinate, ref: ChunkRef | None) -> ChunkTable:
@@ -257,10 +226,16 @@ class ChunkTable:
 
     __hash__ = None  # type: ignore[assignment]
 
-    def _index(self) -> _Linear:
+    def _index(self) -> Linear:
         if not self._linear:
-            self._linear.append(_Linear(self.coords, self.extent()))
+            self._linear.append(Linear(self.coords, self.extent()))
         return self._linear[0]
+
+    def indexed(self) -> ChunkTable:
+        """Return this table, made ready for many lookups."""
+        if len(self):
+            self._index()
+        return self
 
     def find(self, coord: Coordinate) -> int:
         """Return the row of a coordinate, -1 when it has none."""
@@ -272,9 +247,11 @@ class ChunkTable:
         """Return the row of each coordinate, -1 where it has none; shape ``(m,)``."""
         if not len(self) or not len(coords):
             return np.full(len(coords), -1, np.int64)
-        origin, strides = _strides(_joint_box(self.coords, coords))
-        mine = _keys(self.coords, origin, strides)
-        wanted = _keys(coords, origin, strides)
+        if self._linear and self._linear[0].strides is not None:
+            return self._linear[0].find_many(coords)
+        origin, strides = strides_of(joint_box(self.coords, coords))
+        mine = keys_of(self.coords, origin, strides)
+        wanted = keys_of(coords, origin, strides)
         rows = np.minimum(mine.searchsorted(wanted), len(mine) - 1)
         return np.where(mine[rows] == wanted, rows, -1).astype(np.int64)
 
@@ -338,15 +315,15 @@ class ChunkTable:
         """Return selected rows, which must be in ascending order."""
         return ChunkTable(
             coords=self.coords[rows],
-            kind=self.kind[rows],
+            kind=taken(self.kind, rows),
             chunk_id=self.chunk_id[rows],
-            offset=self.offset[rows],
-            length=self.length[rows],
+            offset=taken(self.offset, rows),
+            length=taken(self.length, rows),
             payload=self.payload.take(rows),
-            packed=self.packed[rows],
+            packed=taken(self.packed, rows),
             dictionary=self.dictionary,
             etag=None if self.etag is None else self.etag.take(rows),
-            last_modified=self.last_modified[rows],
+            last_modified=taken(self.last_modified, rows),
         )
 
     def relocated(self, coords: AnyArray) -> ChunkTable:
@@ -412,10 +389,10 @@ def overlay(older: ChunkTable, newer: ChunkTable) -> ChunkTable:
         return newer
     if not len(newer):
         return older
-    origin, strides = _strides(_joint_box(older.coords, newer.coords))
+    origin, strides = strides_of(joint_box(older.coords, newer.coords))
     old_keys, new_keys = (
-        _keys(older.coords, origin, strides),
-        _keys(newer.coords, origin, strides),
+        keys_of(older.coords, origin, strides),
+        keys_of(newer.coords, origin, strides),
     )
     if old_keys[-1] < new_keys[0]:
         return _stacked([older, newer])
@@ -432,7 +409,7 @@ def overlay(older: ChunkTable, newer: ChunkTable) -> ChunkTable:
     is_new[target] = True
     order[is_new] = np.arange(len(older), len(older) + len(newer))
     order[~is_new] = survivors
-    return _stacked([older, newer]).take(order)
+    return _stacked([older, newer], order)
 
 
 def merged(tables: Sequence[ChunkTable]) -> ChunkTable:
@@ -448,14 +425,15 @@ def merged(tables: Sequence[ChunkTable]) -> ChunkTable:
         return filled[0] if filled else tables[0]
     if len(filled) == 2:
         return overlay(filled[0], filled[1])
-    return _sorted(_stacked(filled))
+    rows = _sorted_rows(np.concatenate([table.coords for table in filled]))
+    return _stacked(filled, rows)
 
 
 def sorted_unique(coords: U32Array) -> U32Array:
     """Return coordinates in lexicographic order, each once."""
     if len(coords) < 2:
         return coords
-    keys = _keys(coords, *_strides(_joint_box(coords)))
+    keys = keys_of(coords, *strides_of(joint_box(coords)))
     if bool((keys[1:] > keys[:-1]).all()):
         return coords
     _, first = np.unique(keys, return_index=True)
@@ -469,7 +447,7 @@ def rows_by_coordinate(coords: U32Array) -> list[I64Array | slice]:
     -----
     Cost: O(n) where equal coordinates are together, as regions of a sorted table often are.
     """
-    keys = _keys(coords, *_strides(_joint_box(coords)))
+    keys = keys_of(coords, *strides_of(joint_box(coords)))
     cuts = np.flatnonzero(keys[1:] != keys[:-1]) + 1
     if bool((keys[cuts] > keys[cuts - 1]).all()):
         bounds = [0, *cuts.tolist(), len(keys)]
@@ -503,76 +481,58 @@ def _table(
         coords=coords,
         kind=kind,
         chunk_id=np.zeros((n, OBJECT_ID_BYTES), np.uint8) if chunk_id is None else chunk_id,
-        offset=np.zeros(n, np.uint64) if offset is None else offset,
-        length=np.zeros(n, np.uint64) if length is None else length,
+        offset=constant(0, n, np.uint64) if offset is None else offset,
+        length=constant(0, n, np.uint64) if length is None else length,
         payload=Ragged.empty(n) if payload is None else payload,
-        packed=np.zeros(n, np.bool_),
+        packed=constant(False, n, np.bool_),
         dictionary=None,
         etag=etag,
-        last_modified=np.zeros(n, np.uint32) if last_modified is None else last_modified,
+        last_modified=constant(0, n, np.uint32) if last_modified is None else last_modified,
     )
 
 
-def _joint_box(*groups: U32Array) -> U32Array:
-    ndim = groups[0].shape[1]
-    box = np.empty((ndim, 2), np.uint64)
-    box[:, 0] = np.min([coords.min(axis=0) for coords in groups], axis=0)
-    box[:, 1] = np.max([coords.max(axis=0) for coords in groups], axis=0) + np.uint64(1)
-    return box  # type: ignore[return-value]
-
-
-def _strides(box: AnyArray) -> tuple[list[int], list[int] | None]:
-    """Return origin and C-order strides of a box; no strides when its volume is too large."""
-    origin = [int(low) for low in box[:, 0]]
-    strides: list[int] = []
-    volume = 1
-    for low, high in box[::-1]:
-        strides.insert(0, volume)
-        volume *= int(high) - int(low)
-    return origin, strides if volume < _LARGEST_LINEAR_KEY else None
-
-
-def _keys(coords: U32Array, origin: list[int], strides: list[int] | None) -> AnyArray:
-    """Return one sortable key per coordinate, in the order of the coordinates themselves.
-
-    A box too large for 64 bits falls back to the big-endian bytes of the coordinates.
-    """
-    if strides is None:
-        return coords.astype(">u4").view(f"S{4 * coords.shape[1]}").reshape(len(coords))
-    keys = np.zeros(len(coords), np.uint64)
-    for axis, stride in enumerate(strides):
-        keys += (coords[:, axis].astype(np.uint64) - np.uint64(origin[axis])) * np.uint64(stride)
-    return keys
-
-
-def _stacked(tables: Sequence[ChunkTable]) -> ChunkTable:
-    """Return all rows one table after the other, in no particular order."""
+def _stacked(tables: Sequence[ChunkTable], rows: I64Array | None = None) -> ChunkTable:
+    """Return all rows one table after the other, or some of them; column by column."""
     dictionaries = {table.dictionary for table in tables if table.packed.any()}
     if len(dictionaries) > 1:
         tables = [table.unpacked() for table in tables]
+
+    def column(name: str) -> Any:
+        return joined([getattr(table, name) for table in tables], rows)
+
+    def strings(columns: list[Ragged]) -> Ragged:
+        whole = concat(columns)
+        return whole if rows is None else whole.take(rows)
+
     has_etag = any(table.etag is not None for table in tables)
     return ChunkTable(
-        coords=np.concatenate([table.coords for table in tables]),
-        kind=np.concatenate([table.kind for table in tables]),
-        chunk_id=np.concatenate([table.chunk_id for table in tables]),
-        offset=np.concatenate([table.offset for table in tables]),
-        length=np.concatenate([table.length for table in tables]),
-        payload=concat(table.payload for table in tables),
-        packed=np.concatenate([table.packed for table in tables]),
+        coords=column("coords"),
+        kind=column("kind"),
+        chunk_id=column("chunk_id"),
+        offset=column("offset"),
+        length=column("length"),
+        payload=strings([table.payload for table in tables]),
+        packed=column("packed"),
         dictionary=next(iter(dictionaries)) if len(dictionaries) == 1 else None,
-        etag=concat(_etags(table) for table in tables) if has_etag else None,
-        last_modified=np.concatenate([table.last_modified for table in tables]),
+        etag=strings([_etags(table) for table in tables]) if has_etag else None,
+        last_modified=column("last_modified"),
     )
 
 
 def _sorted(table: ChunkTable) -> ChunkTable:
     """Return the rows in order; of equal coordinates the last one stays."""
-    if len(table) < 2:
-        return table
-    keys = _keys(table.coords, *_strides(_joint_box(table.coords)))
+    rows = _sorted_rows(table.coords)
+    return table if rows is None else table.take(rows)
+
+
+def _sorted_rows(coords: U32Array) -> I64Array | None:
+    """Return the rows in order, of equal coordinates the last; None when they are so already."""
+    if len(coords) < 2:
+        return None
+    keys = keys_of(coords, *strides_of(joint_box(coords)))
     if bool((keys[1:] > keys[:-1]).all()):
-        return table
+        return None
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
-    last = np.append(ordered[1:] != ordered[:-1], True)
-    return table.take(order[last])
+    rows: I64Array = order[np.append(ordered[1:] != ordered[:-1], True)]
+    return rows

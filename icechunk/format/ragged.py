@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
+from icechunk.format.columns import constant, taken
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -42,7 +44,7 @@ class Ragged:
     @classmethod
     def empty(cls, n: int = 0) -> Self:
         """Return a column of ``n`` empty strings."""
-        zeros = np.zeros(n, np.int64)
+        zeros = constant(0, n, np.int64)
         return cls(b"", zeros, zeros)
 
     @classmethod
@@ -72,7 +74,7 @@ class Ragged:
 
     def take(self, rows: I64Array | BoolArray | slice) -> Self:
         """Return the selected rows; the buffer is shared."""
-        return type(self)(self.data, self.start[rows], self.size[rows])
+        return type(self)(self.data, taken(self.start, rows), taken(self.size, rows))
 
     def starts_with(self, prefix: bytes) -> BoolArray:
         """Say for each element whether it begins with a prefix.
@@ -123,6 +125,8 @@ def concat(columns: Iterable[Ragged]) -> Ragged:
         return Ragged.empty()
     if len(parts) == 1:
         return parts[0]
+    if not any(len(part.data) for part in parts):
+        return Ragged.empty(sum(map(len, parts)))
     if all(part.data is parts[0].data for part in parts):
         data = parts[0].data
         shifts = [0] * len(parts)

@@ -9,7 +9,8 @@ import pytest
 import zarr
 
 from icechunk.dask import ForkSession, store_dask
-from icechunk.errors import InvalidInputError
+from icechunk.dask.store import BlockWrite, pending_write
+from icechunk.errors import InvalidInputError, SessionStateError, UnmergedChangesWarning
 
 
 def arrays(session, **shapes):
@@ -167,3 +168,38 @@ def test_sharded_targets(repo):
     session.merge(store_dask(sources=[source.rechunk((4, 8))], targets=[target]))
     values = zarr.open_array(session.store, path="a")[...]
     np.testing.assert_array_equal(values, np.arange(64).reshape(8, 8))
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "processes"], indirect=True)
+def test_two_tasks_that_each_wrote_a_part_of_one_chunk_are_refused_by_name(repo, scheduler):
+    session = repo.writable_session("main")
+    arrays(session, a=((20,), (10,)))
+    session.commit("arrays")
+    session = repo.writable_session("main")
+    halves = {
+        "sources": [da.ones(5, chunks=5), da.full(5, 2.0, chunks=5)],
+        "regions": [(slice(10, 15),), (slice(15, 20),)],
+    }
+    fork = session.fork()
+    with pytest.raises(SessionStateError, match=r"the same chunks of /a: \[1\]") as caught:
+        store_dask(targets=on_fork(fork, "a", "a"), **halves)
+    assert caught.value.kind == "merge-failed"
+    assert not fork.has_uncommitted_changes
+    fork = store_dask(targets=on_fork(fork, "a", "a"), on_chunk_conflict="last", **halves)
+    session.merge(fork)
+    session.commit("the later one's chunk, whole")
+    assert read(repo, "a").tolist() == [0.0] * 15 + [2.0] * 5
+
+
+def test_a_chunk_written_otherwise_while_a_write_was_pending_is_refused_by_name(repo):
+    session = repo.writable_session("main")
+    targets = arrays(session, a=((20,), (10,)))
+    write = BlockWrite(name="a", source=da.ones(20, chunks=10), target=targets["a"], start=(0,))
+    targets["a"][0:5] = 7  # before: the tasks build on it
+    pending = pending_write([write], session)
+    targets["a"][10:15] = 7  # since: the tasks do not know of it
+    with (
+        pytest.raises(SessionStateError, match=r"the same chunks of /a: \[1\]"),
+        pytest.warns(UnmergedChangesWarning, match="could not be merged"),
+    ):
+        pending.compute()
