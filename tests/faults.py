@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from icechunk.errors import StorageError
@@ -103,3 +105,49 @@ class FaultyStorage(Storage):
 
     def _fields(self) -> Iterator[tuple[str, object]]:
         yield "type", "faulty"
+
+
+class UncertainListing(FaultyStorage):
+    """Passes every call on, but lists as a store does whose listings lag behind, or clock is wrong.
+
+    Parameters
+    ----------
+    inner : Storage
+        A real storage.
+    every : int
+        Of the objects there are, each so-many-th is left out of every listing; 0 for none.
+    ghosts : bool
+        Objects that were deleted are still listed.
+    skew_us : int
+        How far the storage's clock is ahead; microseconds.
+    """
+
+    def __init__(
+        self, inner: Storage, *, every: int = 0, ghosts: bool = False, skew_us: int = 0
+    ) -> None:
+        super().__init__(inner)
+        self.every = every
+        self.ghosts = ghosts
+        self.skew_us = skew_us
+        self._deleted: dict[str, ObjectInfo] = {}
+
+    async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        number = 0
+        async for info in self.inner.list(prefix):
+            number += 1
+            if not self.every or number % self.every:
+                moved = info.last_modified_us + self.skew_us
+                yield dataclasses.replace(info, last_modified_us=moved)
+        for key, info in list(self._deleted.items()):
+            if self.ghosts and key.startswith(prefix):
+                yield info
+
+    async def delete_many(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            with contextlib.suppress(StorageError):
+                self._deleted[key] = await self.inner.head(key)
+        await super().delete_many(keys)
+
+    async def head(self, key: str) -> ObjectInfo:
+        info = await self.inner.head(key)
+        return dataclasses.replace(info, last_modified_us=info.last_modified_us + self.skew_us)
