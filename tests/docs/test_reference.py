@@ -44,9 +44,10 @@ def test_what_is_called_supported_exists(name: str) -> None:
     assert find(name) is not None
 
 
-def test_the_specification_map_is_up_to_date() -> None:
-    path = REFERENCE / "build_spec_map.py"
-    spec = importlib.util.spec_from_file_location("build_spec_map", path)
+@pytest.mark.parametrize("name", ["build_spec_map", "build_api"])
+def test_generated_pages_are_up_to_date(name: str) -> None:
+    path = REFERENCE / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
