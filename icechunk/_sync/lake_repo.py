@@ -235,6 +235,16 @@ class RepoTwins:
         """
         return run(self._async.tree(prefix, depth=depth, filter=filter))
 
+    def tree_data(
+        self,
+        prefix: str = "",
+        *,
+        depth: int = 10,
+        filter: str | None = None,
+    ) -> dict[str, Any]:
+        """Return what `tree` shows as plain data, nested under ``children``."""
+        return run(self._async.tree_data(prefix, depth=depth, filter=filter))
+
     def filter_metadata(self, filter: str) -> list[str]:
         """Return the paths of groups and arrays whose attributes pass a JMESPath expression.
 

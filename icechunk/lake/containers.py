@@ -14,8 +14,8 @@ from icechunk.credentials import (
     s3_anonymous_credentials,
     s3_static_credentials,
 )
-from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.object_store_config import (
+    ObjectStoreConfig,
     azure_store,
     gcs_store,
     http_store,
@@ -89,11 +89,7 @@ def _store_for(prefix: str, options: Mapping[str, Any]) -> AnyObjectStoreConfig:
         case "az" | "abfs" if options.get("account_name"):
             return azure_store(account=options["account_name"])
         case _:
-            raise InvalidInputError(
-                f"there is no kind of virtual chunk container for {prefix}; copy the files to a "
-                "place on file, s3, gs, az (with account_name in storage_options) or http.",
-                ErrorKind.INVALID_VIRTUAL_REF,
-            )
+            return ObjectStoreConfig.InMemory()
 
 
 def _credential_for(prefix: str, options: Mapping[str, Any]) -> Any:

@@ -117,10 +117,12 @@ class DurableSession:
         NotFoundError
             Kind ``key-not-found``; no such session.
         SessionStateError
-            Kind ``not-allowed``; it has expired, or was committed or abandoned.
+            Kind ``not-allowed``; it has expired, or was committed or abandoned. One that somebody
+            is committing can be joined, to take the commit over should that have died.
         """
         info = SessionInfo.from_record(await Shelf(repository.storage).record(session_id))
-        info.require_active(now())
+        if not info.is_active(at := now()):
+            info.require_active(at)
         parts = await _load(Shelf(repository.storage), session_id)
         inherited = _united([part.changes for part in parts])
         fork = await _fork(repository, parse_object_id(info.base), inherited)

@@ -101,7 +101,7 @@ class StoreMapping(MutableMapping[str, bytes]):
 
     def list_prefix(self, prefix: str) -> list[str]:
         """Return the keys that start with a prefix."""
-        return run(_listed(self._store.list_prefix(prefix)))
+        return [key for key in self if key.startswith(prefix)]
 
     def listdir(self, prefix: str) -> list[str]:
         """Return the names directly below a prefix."""

@@ -10,7 +10,13 @@ import zarr
 from icechunk._io.loop import run
 from icechunk._sync.lake_repo import RepoTwins
 from icechunk._trees import node_tree
-from icechunk.errors import ErrorKind, InvalidInputError, RefNotFoundError, SessionStateError
+from icechunk.errors import (
+    ErrorKind,
+    InvalidInputError,
+    NodeNotFoundError,
+    RefNotFoundError,
+    SessionStateError,
+)
 from icechunk.format.snapshot import NodeTable
 from icechunk.lake.containers import reaching
 from icechunk.lake.durable import DurableSession
@@ -33,7 +39,7 @@ from icechunk.lake.sessions import (
 )
 from icechunk.lake.virtual.repo import AsyncVirtualRepo, VirtualRepo
 from icechunk.outline import attributes_of, kept_data, tree_data
-from icechunk.paths import user_path
+from icechunk.paths import sorted_within, user_path
 from icechunk.shelf import Shelf
 
 if TYPE_CHECKING:
@@ -450,11 +456,21 @@ class AsyncRepo(AsyncVirtualRepo):
         NodeNotFoundError
             Kind ``node-not-found``; nothing at the prefix.
         """
-        nodes = await self._nodes()
-        data = tree_data(nodes, user_path("/" + prefix.strip("/")), depth)
-        if filter is not None:
-            data = kept_data(data, set(_passing(nodes, filter)))
-        return node_tree(data)
+        return node_tree(await self.tree_data(prefix, depth=depth, filter=filter))
+
+    async def tree_data(
+        self,
+        prefix: str = "",
+        *,
+        depth: int = 10,
+        filter: str | None = None,  # noqa: A002 # the document's name
+    ) -> dict[str, Any]:
+        """Return what `tree` shows as plain data, nested under ``children``."""
+        nodes, path = await self._nodes(), user_path("/" + prefix.strip("/"))
+        if path != "/" and not sorted_within(nodes.paths, path):
+            raise NodeNotFoundError(f"no group or array at {path} in {self.name}.")
+        data = tree_data(nodes, path, depth)
+        return data if filter is None else kept_data(data, set(_passing(nodes, filter)))
 
     async def filter_metadata(self, filter: str) -> list[str]:  # noqa: A002 # the document's name
         """Return the paths of groups and arrays whose attributes pass a JMESPath expression.

@@ -41,3 +41,13 @@ def prefixes_of(datasets: Iterable[xr.Dataset]) -> set[str]:
         common = posixpath.commonpath([folder.removeprefix("file://") for folder in folders])
         buckets.add(f"file://{common.rstrip('/')}/")
     return buckets
+
+
+def count_references(datasets: Iterable[xr.Dataset]) -> int:
+    """Return how many chunks virtual datasets refer to."""
+    return sum(
+        int(np.count_nonzero(variable.data.manifest._lengths))  # noqa: SLF001 # the columns
+        for dataset in datasets
+        for variable in dataset.variables.values()
+        if isinstance(variable.data, ManifestArray)
+    )

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from icechunk._sync.lake_virtual_repo import VirtualRepoTwins
-from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk.lake.virtual.requests import (
+    Prepared,
+    VirtualRequest,
+    prepare,
+    prepare_references,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from types import ModuleType
 
     from icechunk.lake.sessions import AsyncLocalWriteSession
 
@@ -103,7 +106,7 @@ class AsyncVirtualRepo:
         **kwargs
             ``storage_options``, ``concat_dim``, ``append_dim``, ``parallel``.
         """
-        await self._add("tiff", tiff_uri, path, {**kwargs, "name": name})
+        await self._add("tiff", tiff_uri, path, kwargs, array_name=name)
 
     async def add_kerchunk_references(
         self, refs: dict[str, Any] | str, path: str, **kwargs: Any
@@ -126,68 +129,44 @@ class AsyncVirtualRepo:
         InvalidInputError
             Kind ``invalid-virtual-ref``; of another version, with templates, or relative.
         """
-        session = await self._writing()
         append_dim = kwargs.pop("append_dim", None)
         options = kwargs.pop("reference_options", {})
-        loader, writing = _part("kerchunk_refs"), _part("writing")
-        groups = await asyncio.to_thread(loader.load_references, refs, kwargs)
-        await self.reach(_part("places").prefixes_of(groups.values()), options)
-        for group, dataset in groups.items():
-            await asyncio.to_thread(
-                writing.write_virtual,
-                dataset,
-                session.store,
-                f"{path.rstrip('/')}/{group}",
-                append_dim=append_dim,
-                modified_by=None,
-            )
+        prepared = await asyncio.to_thread(
+            prepare_references, refs, path, append_dim=append_dim, storage_options=kwargs
+        )
+        await self._write(prepared, options)
 
     async def _add(
-        self, format_name: str, uris: Uris, path: str, options: Mapping[str, Any]
+        self,
+        format_name: str,
+        uris: Uris,
+        path: str,
+        options: Mapping[str, Any],
+        array_name: str | None = None,
     ) -> None:
         """Add files of one format; the work is done in a thread, because parsers block."""
-        session = await self._writing()
         rest = dict(options)
-        storage_options = rest.pop("storage_options", None) or {}
-        concat_dim, append_dim = rest.pop("concat_dim", None), rest.pop("append_dim", None)
-        parallel = rest.pop("parallel", True)
-        source_at, writing = _part("sources").Source.at, _part("writing")
-        several = [uris] if isinstance(uris, str | os.PathLike) else list(uris)
-        sources = [source_at(uri, storage_options) for uri in several]
+        request = VirtualRequest(
+            files=(uris,) if isinstance(uris, str | os.PathLike) else tuple(uris),
+            format_name=format_name,
+            path=path,
+            array_name=array_name,
+            source_options=rest.pop("storage_options", None) or {},
+            concat_dim=rest.pop("concat_dim", None),
+            append_dim=rest.pop("append_dim", None),
+            parallel=rest.pop("parallel", True),
+            parser_options=rest,
+        )
+        prepared = await asyncio.to_thread(prepare, request)
+        await self._write(prepared, request.source_options)
 
-        dataset = await asyncio.to_thread(
-            writing.open_sources,
-            format_name,
-            sources,
-            rest,
-            concat_dim=concat_dim,
-            parallel=parallel,
-        )
-        modified_by = await asyncio.to_thread(writing.modified_before, sources)
-        await self.reach(_part("places").prefixes_of([dataset]), storage_options)
-        await asyncio.to_thread(
-            writing.write_virtual,
-            dataset,
-            session.store,
-            path,
-            append_dim=append_dim,
-            modified_by=modified_by,
-        )
+    async def _write(self, prepared: Prepared, source_options: Mapping[str, Any]) -> None:
+        session = await self._writing()
+        await self.reach(prepared.prefixes(), source_options)
+        await asyncio.to_thread(prepared.write, session.store)
 
 
 class VirtualRepo(VirtualRepoTwins):
     """Adds references to files, blocking; as `AsyncVirtualRepo`."""
 
     _async: AsyncVirtualRepo
-
-
-def _part(name: str) -> ModuleType:
-    """Return a module of this folder; they need the extra, and load much."""
-    try:
-        return import_module(f"icechunk.lake.virtual.{name}")
-    except ModuleNotFoundError as e:
-        raise InvalidInputError(
-            f"virtual ingestion needs {e.name}, which is not installed: pip install "
-            "'icechunk[virtual]'.",
-            ErrorKind.NOT_ALLOWED,
-        ) from e

@@ -1,0 +1,329 @@
+"""The commands ``lake ...`` and ``virtualize``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+
+import typer
+from rich.text import Text
+
+from icechunk._trees import NAME, QUIET, clean, node_tree
+from icechunk._units import count_text, time_text
+from icechunk.cli import render
+from icechunk.cli.app import command
+from icechunk.cli.console import Output
+from icechunk.cli.exits import CommandError, ExitCode
+from icechunk.cli.options import AsJson, StorageOptions, parse_pairs
+from icechunk.errors import ErrorKind, RepositoryNotFoundError
+from icechunk.lake.client import Client
+from icechunk.lake.names import RepoName
+from icechunk.lake.virtual.requests import VirtualRequest, add_files
+from icechunk.storage.url import storage_for_url
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+
+    from icechunk.lake.catalog import RepoEntry
+    from icechunk.lake.record import SessionInfo
+    from icechunk.lake.repo import Repo
+
+Lake: TypeAlias = Annotated[
+    str,
+    typer.Argument(
+        metavar="LAKE", help="Root of the lake: a directory, or any storage URL.",
+        show_default=False,
+    ),
+]  # fmt: skip
+Name: TypeAlias = Annotated[
+    str, typer.Argument(metavar="ORG/NAME", help="The repository.", show_default=False)
+]
+Filter: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--filter", "-f", metavar="JMESPATH", show_default=False,
+                 help='Only what passes this expression, such as "level == `3`".'),
+]  # fmt: skip
+_FORMATS: Final = ("hdf", "netcdf", "grib", "zarr", "tiff")
+
+lake = typer.Typer(no_args_is_help=True, help="Many repositories under one root.")
+
+
+@lake.command("ls")
+@command
+def ls(
+    root: Lake,
+    org: Annotated[
+        str | None, typer.Argument(metavar="[ORG]", help="Only of one organisation.")
+    ] = None,
+    *,
+    filter_metadata: Filter = None,
+    as_json: AsJson = False,
+    storage_option: StorageOptions = None,
+) -> None:
+    """List the repositories of a lake.
+
+    For example:
+      icechunk lake ls my-lake
+      icechunk lake ls s3://bucket/lake ocean --filter "level == `3`"
+    """
+    entries = _client(root, storage_option).list_repos(org, filter_metadata=filter_metadata)
+    data = [entry.to_dict() for entry in entries]
+    Output.from_streams(as_json=as_json).show(data, _entries(entries))
+
+
+def _entries(entries: Sequence[RepoEntry]) -> RenderableType:
+    if not entries:
+        return Text("no repositories", style=QUIET)
+    table = render.table("repository", "created", "metadata", "location")
+    for entry in entries:
+        facts = ", ".join(f"{key}={value}" for key, value in entry.metadata.items())
+        table.add_row(
+            Text(str(entry.name), style=NAME),
+            time_text(entry.created_at),
+            Text(clean(facts)),
+            Text(clean(entry.location), style=QUIET),
+        )
+    return table
+
+
+@lake.command("create")
+@command
+def create(
+    root: Lake,
+    name: Name,
+    *,
+    description: Annotated[
+        str | None, typer.Option("--description", "-d", metavar="TEXT", help="For people.")
+    ] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option("--metadata", "-m", metavar="KEY=VALUE", help="To filter by. Repeatable."),
+    ] = None,
+    as_json: AsJson = False,
+    storage_option: StorageOptions = None,
+) -> None:
+    """Make a repository in a lake; the first one makes the lake.
+
+    For example:
+      icechunk lake create my-lake ocean/sst
+      icechunk lake create my-lake ocean/sst -d "sea surface temperature" -m level=3
+    """
+    client = _client(root, storage_option)
+    facts = {key: _decoded(value) for key, value in parse_pairs(metadata, "--metadata").items()}
+    client.create_repo(name, description=description, metadata=facts)
+    (entry,) = [found for found in client.list_repos() if str(found.name) == name]
+    output = Output.from_streams(as_json=as_json)
+    if as_json:
+        output.show(entry.to_dict(), "")
+    output.done(f"repository {name} made, at {root.rstrip('/')}/{entry.location}")
+
+
+def _decoded(value: Any) -> Any:
+    """Return a number where the text is one, so that filters can compare it."""
+    try:
+        return json.loads(value)
+    except (TypeError, ValueError):
+        return value
+
+
+@lake.command("delete")
+@command
+def delete(
+    root: Lake,
+    name: Name,
+    *,
+    confirm: Annotated[
+        str | None,
+        typer.Option("--confirm", metavar="ORG/NAME", help="Its name once more; else asked for."),
+    ] = None,
+    storage_option: StorageOptions = None,
+) -> None:
+    """Delete a repository with everything in it; there is no way back.
+
+    For example:
+      icechunk lake delete my-lake ocean/sst --confirm ocean/sst
+    """
+    client = _client(root, storage_option)
+    if confirm is None:
+        if not sys.stdin.isatty():
+            raise CommandError(
+                f"{name} was not deleted",
+                f"To delete it with all its data: --confirm {name}",
+                ExitCode.USAGE,
+            )
+        confirm = typer.prompt(f"Type {name} to delete it with all its data", err=True)
+    client.delete_repo(name, confirm=confirm)
+    Output.from_streams().done(f"repository {name} deleted")
+
+
+@lake.command("tree")
+@command
+def tree(
+    root: Lake,
+    name: Name,
+    prefix: Annotated[str, typer.Argument(metavar="PATH", help="Group to start at.")] = "",
+    *,
+    ref: Annotated[
+        str, typer.Option("--ref", "-r", metavar="REF", help="Branch, tag or commit.")
+    ] = "main",
+    depth: Annotated[int, typer.Option("--depth", "-d", min=1, metavar="N")] = 10,
+    filter_attributes: Filter = None,
+    as_json: AsJson = False,
+    storage_option: StorageOptions = None,
+) -> None:
+    """Show the groups and arrays of a repository as a tree.
+
+    For example:
+      icechunk lake tree my-lake ocean/sst
+      icechunk lake tree my-lake ocean/sst surface --filter "units == 'K'"
+    """
+    repo = _repo(root, name, storage_option)
+    repo.checkout(ref, for_writing=False)
+    data = repo.tree_data(prefix, depth=depth, filter=filter_attributes)
+    Output.from_streams(as_json=as_json).show(data, node_tree(data))
+
+
+@lake.command("sessions")
+@command
+def sessions(
+    root: Lake,
+    name: Name,
+    *,
+    as_json: AsJson = False,
+    storage_option: StorageOptions = None,
+) -> None:
+    """List the sessions that are open: not committed, not abandoned, not expired.
+
+    For example:
+      icechunk lake sessions my-lake ocean/sst
+    """
+    found = _repo(root, name, storage_option).list_active_sessions()
+    data = [_session_data(info) for info in found]
+    Output.from_streams(as_json=as_json).show(data, _sessions(found))
+
+
+def _session_data(info: SessionInfo) -> dict[str, Any]:
+    return {
+        "session_id": info.session_id,
+        "branch": info.branch,
+        "base": info.base,
+        "state": str(info.state),
+        "author": str(info.author),
+        "message": info.message,
+        "created_at": info.created_at,
+        "expires_at": info.expires_at,
+    }
+
+
+def _sessions(found: Sequence[SessionInfo]) -> RenderableType:
+    if not found:
+        return Text("no open sessions", style=QUIET)
+    table = render.table("session", "on", "state", "opened", "expires", "by", "message")
+    for info in found:
+        table.add_row(
+            Text(info.session_id, style=render.ID),
+            Text(clean(info.branch or info.base), style=render.BRANCH),
+            str(info.state),
+            time_text(info.created_at),
+            time_text(info.expires_at),
+            Text(clean(str(info.author))),
+            Text(clean(info.message or "")),
+        )
+    return table
+
+
+def virtualize(
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILES... REPO", help="Files, and the repository last.",
+                       show_default=False),
+    ],
+    *,
+    path: Annotated[
+        str, typer.Option("--path", "-p", metavar="PATH", help="Group to add to.")
+    ] = "",
+    file_format: Annotated[
+        str | None,
+        typer.Option("--format", metavar="|".join(_FORMATS), show_default=False,
+                     help="Their format; by how they begin unless given."),
+    ] = None,
+    concat_dim: Annotated[
+        str | None,
+        typer.Option("--concat-dim", metavar="DIM", help="Along which several files follow."),
+    ] = None,
+    append_dim: Annotated[
+        str | None,
+        typer.Option("--append", metavar="DIM", help="Follow what is there along a dimension."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Of the array of a TIFF file.")
+    ] = None,
+    branch: Annotated[str, typer.Option("--branch", "-b", metavar="NAME")] = "main",
+    message: Annotated[str | None, typer.Option("--message", "-m", metavar="TEXT")] = None,
+    as_json: AsJson = False,
+    storage_option: StorageOptions = None,
+    source_option: Annotated[
+        list[str] | None,
+        typer.Option("--source-option", metavar="KEY=VALUE", show_default=False,
+                     help="How to reach the files. Repeatable."),
+    ] = None,
+) -> None:  # fmt: skip
+    """Refer to the chunks of files in other formats, without copying them, and commit.
+
+    For example:
+      icechunk virtualize data.nc my-repo
+      icechunk virtualize day1.nc day2.nc my-repo --concat-dim time --path sst
+      icechunk virtualize s3://bucket/scene.tif my-repo --name image --source-option anon=true
+    """
+    *sources, repo = files
+    if not sources:
+        raise CommandError(
+            "which files, and into which repository?",
+            "Say icechunk virtualize FILES... REPO",
+            ExitCode.USAGE,
+        )
+    if file_format is not None and file_format not in _FORMATS:
+        raise CommandError(
+            f"no format {file_format!r}", f"There are: {', '.join(_FORMATS)}", ExitCode.USAGE
+        )
+    request = VirtualRequest(
+        files=tuple(sources),
+        format_name=file_format,
+        path=path,
+        concat_dim=concat_dim,
+        append_dim=append_dim,
+        array_name=name,
+        source_options=parse_pairs(source_option, "--source-option"),
+    )
+    storage = storage_for_url(repo, **parse_pairs(storage_option, "--storage-option"))
+    done = add_files(storage, request, branch=branch, message=message)
+    output = Output.from_streams(as_json=as_json)
+    if as_json:
+        output.show(done.to_dict(), "")
+    output.done(
+        f"{count_text(len(sources), 'file')}, {count_text(done.references, 'reference')} in "
+        f"/{path.strip('/')} of {repo}: commit {done.commit}"
+    )
+    for prefix in done.prefixes:
+        output.say(f"  chunks are read from {prefix}")
+
+
+def _client(root: str, storage_option: list[str] | None) -> Client:
+    return Client(root, **parse_pairs(storage_option, "--storage-option"))
+
+
+def _repo(root: str, name: str, storage_option: list[str] | None) -> Repo:
+    client = _client(root, storage_option)
+    try:
+        return client.get_repo(name)
+    except RepositoryNotFoundError as error:
+        if error.kind != ErrorKind.REPOSITORY_NOT_FOUND:
+            raise
+        known = ", ".join(str(e.name) for e in client.list_repos()) or "none"
+        RepoName.parse(name)
+        raise CommandError(
+            f"no repository {name} in {root}", f"There are: {known}", ExitCode.NOT_FOUND
+        ) from error
