@@ -236,6 +236,9 @@ async def open_web(options: WebOptions, settings: StorageSettings) -> WebClient:
         skip_auto_headers=("Accept-Encoding", "Content-Type"),
         headers={"User-Agent": options.user_agent} if options.user_agent else None,
     )
+    # It would send a request whose connection was closed once more and tell nobody; what is worth
+    # another attempt is decided here.
+    session._retry_connection = False  # noqa: SLF001 (there is no public switch)
     return WebClient(session, options, _limit(attempt_ms, options.whole_seconds, None))
 
 

@@ -105,18 +105,6 @@ def in_files(folder: Path) -> Place:
     )
 
 
-@pytest.fixture(scope="module")
-def gcs_server() -> Iterator[GcsServer]:
-    with GcsServer.running() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def azurite() -> Iterator[Azurite]:
-    with Azurite.running() as server:
-        yield server
-
-
 @pytest.fixture(params=["s3", "gcs", "azure", "web", "files"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     match request.param:
