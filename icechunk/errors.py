@@ -140,7 +140,7 @@ class IcechunkError(Exception):
     def __init__(self, message: str, kind: str | None = None) -> None:
         self.message = message
         self.kind = str(kind if kind is not None else self.default_kind)
-        super().__init__(message, self.kind)
+        super().__init__(message)
 
     def __str__(self) -> str:
         return self.message

@@ -298,14 +298,15 @@ class Session(SessionTwins, SessionEdits, SessionLook, Block):
         return ForkSession(_fork_state(self._state, checkout.snapshot_id, inherited))
 
     async def merge_async(
-        self, *others: ForkSession, on_chunk_conflict: str = ChunkPolicy.LAST
+        self, *others: Session, on_chunk_conflict: str = ChunkPolicy.LAST
     ) -> None:
         """Take the changes of forks into this session.
 
         Parameters
         ----------
         *others : ForkSession
-            Forks of this session, or of forks of it.
+            Forks of this session, or of forks of it. As in earlier releases also another writable
+            session, which keeps its changes.
         on_chunk_conflict : {"last", "error"}
             What to do with a chunk that two of them wrote: keep the one merged last, or fail and
             name it.
@@ -315,7 +316,8 @@ class Session(SessionTwins, SessionEdits, SessionLook, Block):
         SessionStateError
             Kind ``merge-failed``; two sides touched the same array, group or chunks in ways that
             do not go together, and the message names them. The session has what was merged
-            before. Kind ``merge-not-allowed``; something given is no fork.
+            before. Kind ``merge-not-allowed``; something given is neither a fork nor a writable
+            session.
         ConflictError
             A fork was made on an older snapshot, and its changes conflict with what was committed
             since.
@@ -342,14 +344,18 @@ class Session(SessionTwins, SessionEdits, SessionLook, Block):
                     policy=policy,
                     known=other._state.inherited,  # noqa: SLF001 # a fork is a session
                 )
-            other.mark_carried()
+            if isinstance(other, ForkSession):
+                other.mark_carried()
 
-    async def _check_fork(self, other: object) -> None:
-        if not isinstance(other, ForkSession):
+    async def _check_fork(self, other: Session) -> None:
+        mergeable = isinstance(other, Session) and other is not self
+        if not mergeable or other.checkout.mode is not SessionMode.writable:
             raise SessionStateError(
-                "only forks can be merged: make them with session.fork().",
+                "only forks, and other writable sessions, can be merged: make forks with "
+                "session.fork().",
                 ErrorKind.MERGE_NOT_ALLOWED,
             )
+        await other.checkout.ready()
         if other.checkout.snapshot_id != self.checkout.snapshot_id:
             await require_unconflicted(other.checkout, self.checkout.snapshot_id)
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from icechunk.core.conflicts import ConflictSolver
-    from icechunk.session import ForkSession
+    from icechunk.session import Session
 
 
 class SessionTwins:
@@ -111,13 +111,14 @@ class SessionTwins:
         """
         return run(self.rebase_async(solver))
 
-    def merge(self, *others: ForkSession, on_chunk_conflict: str = ChunkPolicy.LAST) -> None:
+    def merge(self, *others: Session, on_chunk_conflict: str = ChunkPolicy.LAST) -> None:
         """Take the changes of forks into this session.
 
         Parameters
         ----------
         *others : ForkSession
-            Forks of this session, or of forks of it.
+            Forks of this session, or of forks of it. As in earlier releases also another writable
+            session, which keeps its changes.
         on_chunk_conflict : {"last", "error"}
             What to do with a chunk that two of them wrote: keep the one merged last, or fail and
             name it.
@@ -127,7 +128,8 @@ class SessionTwins:
         SessionStateError
             Kind ``merge-failed``; two sides touched the same array, group or chunks in ways that
             do not go together, and the message names them. The session has what was merged
-            before. Kind ``merge-not-allowed``; something given is no fork.
+            before. Kind ``merge-not-allowed``; something given is neither a fork nor a writable
+            session.
         ConflictError
             A fork was made on an older snapshot, and its changes conflict with what was committed
             since.

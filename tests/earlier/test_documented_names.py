@@ -451,6 +451,21 @@ def test_session(repo):
     assert (session.read_only, session.snapshot_id, tip) == (True, tip, repo.lookup_branch("main"))
 
 
+def test_sessions_are_merged_without_forking(repo):
+    session, other = repo.writable_session("main"), repo.writable_session("main")
+    write(7)(other)
+    session.merge(other)
+    assert other.has_uncommitted_changes
+    session.commit("merged")
+    array = zarr.open_array(repo.readonly_session("main").store, path="a", mode="r")
+    assert array[:].tolist() == [7, 7, 1, 1]
+    again = repo.writable_session("main")
+    for wrong in (again, repo.readonly_session("main"), repo.rearrange_session("main")):
+        with pytest.raises(ic.SessionStateError) as raised:
+            again.merge(wrong)
+        assert raised.value.kind == "merge-not-allowed"
+
+
 def test_store(repo):
     session = repo.writable_session("main")
     store = session.store

@@ -356,7 +356,6 @@ except ic.ConflictError as caught:
             ex.kind,
             len(ex.expected_parent),
             len(ex.actual_parent),
-            ex.args.__len__() >= 0,
         ),
     )
     shapes("ConflictError", ex)

@@ -218,7 +218,7 @@ CASES: dict[str, tuple[Callable[[ic.Repository], Any], type[Exception], str, str
         "merge",
     ),
     "merging what is no fork": (
-        lambda r: r.writable_session("main").merge(r.writable_session("main")),
+        lambda r: r.writable_session("main").merge(r.readonly_session("main")),
         ic.SessionStateError,
         "merge-not-allowed",
         "fork()",
