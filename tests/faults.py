@@ -99,6 +99,9 @@ class FaultyStorage(Storage):
     def with_settings(self, settings: StorageSettings) -> FaultyStorage:
         return self
 
+    def with_request_limit(self, limit: int) -> FaultyStorage:
+        return self
+
     @property
     def description(self) -> str:
         return f"faulty {self.inner.description}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
+from contextlib import contextmanager
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,7 +14,7 @@ from icechunk._io.loop import driving_now
 from icechunk._io.wait import wake
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import Coroutine, Iterable, Iterator
     from types import TracebackType
 
 T = TypeVar("T")
@@ -72,6 +73,31 @@ class Limiter:
         with self._lock:
             self._limit = max(1, limit)
             self._admit()
+
+    @contextmanager
+    def as_free(self, most: int) -> Iterator[int]:
+        """Enter so many more times as there is room for, without waiting.
+
+        Parameters
+        ----------
+        most : int
+            How many times the caller wants to be inside, who is once already.
+
+        Yields
+        ------
+        int
+            How many times it is, at least 1.
+        """
+        with self._lock:
+            free = 0 if self._waiters else max(0, self._limit - self._inside)
+            more = min(max(0, most - 1), free)
+            self._inside += more
+        try:
+            yield 1 + more
+        finally:
+            with self._lock:
+                self._inside -= more
+                self._admit()
 
     async def __aenter__(self) -> None:
         driven = driving_now()

@@ -87,7 +87,7 @@ class AssetManager:
     """
 
     def __init__(self, storage: Storage, config: ResolvedConfig, spec_version: int = 2) -> None:
-        self.storage = storage
+        self.storage = storage.with_request_limit(config.max_concurrent_requests)
         self.config = config
         self.spec_version = spec_version
         caching = config.caching

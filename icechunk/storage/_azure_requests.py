@@ -132,9 +132,13 @@ class AzureRequests(ObjectRequests):
         body = bytes(data)
         kept = metadata if self.settings.unsafe_use_metadata else None
         arguments = self._new_object(key, kept, content_type)
+        parts = self._goes_in_parts(len(body))
 
         async def work(container: Any) -> Any:
-            return await container.upload_blob(self.root + key, body, overwrite=True, **arguments)
+            with self.gate.as_free(self._concurrency()[0] if parts else 1) as most:
+                return await container.upload_blob(
+                    self.root + key, body, overwrite=True, max_concurrency=most, **arguments
+                )
 
         with translated(self.place, "write", self.root + key):
             await self._patiently(work)
@@ -190,7 +194,8 @@ class AzureRequests(ObjectRequests):
                 if not Failure.of(error).is_missing:
                     raise storage_error(self.place, "delete", self.root + key, error) from error
 
-        await gather_limited(_DELETES_IN_PARALLEL, (one(key) for key in keys))
+        with self.gate.as_free(min(_DELETES_IN_PARALLEL, len(keys))) as most:
+            await gather_limited(most, (one(key) for key in keys))
 
     # ---------------------------------------------------------------- requests
 
@@ -232,7 +237,7 @@ class AzureRequests(ObjectRequests):
     ) -> dict[str, Any]:
         from azure.storage.blob import ContentSettings, StandardBlobTier  # noqa: PLC0415
 
-        arguments: dict[str, Any] = {"max_concurrency": self._concurrency()[0]}
+        arguments: dict[str, Any] = {}
         if metadata:
             arguments["metadata"] = dict(metadata)
         if content_type is not None:

@@ -8,7 +8,6 @@ import pickle
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from icechunk._io import loop
 from icechunk._io.limits import gather_limited
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.storage.base import (
@@ -33,8 +32,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_LISTED_AT_ONCE: Final = 1000
-_DELETED_AT_ONCE: Final = 1000
+_LISTED_AT_ONCE: Final = 1000  # the most that one reply holds
+_DELETED_AT_ONCE: Final = 1000  # the most that one request may name
 _DELETES_IN_PARALLEL: Final = 4
 
 
@@ -99,8 +98,8 @@ class BucketStorage(Storage):
     # ---------------------------------------------------------------- requests
 
     @abstractmethod
-    async def _on_io_thread(self, work: Callable[[ObjectRequests], Awaitable[T]]) -> T:
-        """Lease a client on the I/O thread and do the work with it."""
+    async def _lend(self, work: Callable[[ObjectRequests], Awaitable[T]]) -> T:
+        """Do work with requests to this place."""
 
     def _client_recipe(self) -> str:
         """Return what tells clients apart: place and settings, hashed for the secrets in them."""
@@ -115,7 +114,7 @@ class BucketStorage(Storage):
     async def _call(
         self, work: Callable[[ObjectRequests], Awaitable[T]], decides: str | None = None
     ) -> T:
-        """Run requests on the I/O thread.
+        """Make requests, as many at once as the process may.
 
         Parameters
         ----------
@@ -127,10 +126,11 @@ class BucketStorage(Storage):
         timeouts = self.settings.timeouts
         limit_ms = timeouts.operation_timeout_ms if timeouts else None
         if limit_ms is None:
-            return await loop.on_io_thread(self._on_io_thread(work))
+            async with self._gate:
+                return await self._lend(work)
         try:
-            async with asyncio.timeout(limit_ms / 1000) as limit:
-                return await loop.on_io_thread(self._on_io_thread(work))
+            async with asyncio.timeout(limit_ms / 1000) as limit, self._gate:
+                return await self._lend(work)
         except TimeoutError as error:
             if not limit.expired():
                 raise
@@ -235,10 +235,10 @@ class BucketStorage(Storage):
 
         async def work(requests: ObjectRequests) -> None:
             batches = range(0, len(keys), _DELETED_AT_ONCE)
-            await gather_limited(
-                _DELETES_IN_PARALLEL,
-                (requests.delete(keys[at : at + _DELETED_AT_ONCE]) for at in batches),
-            )
+            with self._gate.as_free(min(_DELETES_IN_PARALLEL, len(batches))) as most:
+                await gather_limited(
+                    most, (requests.delete(keys[at : at + _DELETED_AT_ONCE]) for at in batches)
+                )
 
         if keys:
             await self._call(work)

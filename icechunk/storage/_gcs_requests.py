@@ -266,7 +266,8 @@ class GcsRequests(ObjectRequests):
             if reply.status not in MISSING:
                 self._require("delete", key, reply)
 
-        await gather_limited(_DELETES_IN_PARALLEL, (one(key) for key in keys))
+        with self.gate.as_free(min(_DELETES_IN_PARALLEL, len(keys))) as most:
+            await gather_limited(most, (one(key) for key in keys))
 
     # ---------------------------------------------------------------- requests
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from icechunk._io.limits import gather_limited
+from icechunk._io.limits import Limiter, gather_limited
 from icechunk.errors import ErrorKind, StorageError
 from icechunk.storage.base import ByteRange, ObjectInfo, Version
 from icechunk.storage.retry import Backoff, Found, backoff_of, put_conditionally
@@ -26,6 +26,7 @@ SMALLEST_PART_BYTES: Final = 5 << 20
 _MOST_PARTS: Final = 10_000
 _CHUNKS: Final = "chunks/"
 _WRITES_TRIED_AGAIN: Final = 3
+_NO_GATE: Final = Limiter(1 << 30)
 
 
 class ExpiredCredentialsError(StorageError):
@@ -78,10 +79,13 @@ class ObjectRequests(ABC):
         In force: every field that has a default is set.
     root : str
         What every key starts with.
+    gate : Limiter
+        How much may be under way at once; whoever calls a method here is inside once.
     """
 
     settings: StorageSettings
     root: str
+    gate: Limiter = _NO_GATE
 
     @abstractmethod
     async def download(
@@ -143,7 +147,10 @@ class ObjectRequests(ABC):
             ByteRange(start=start, stop=min(start + step, whole.stop))
             for start in range(whole.start, whole.stop, step)
         ]
-        parts = await gather_limited(most, (self.download(key, part, condition) for part in ranges))
+        with self.gate.as_free(min(most, len(ranges))) as most:
+            parts = await gather_limited(
+                most, (self.download(key, part, condition) for part in ranges)
+            )
         return b"".join(part[0] for part in parts) if len(parts) > 1 else parts[0][0]
 
     async def put_if(

@@ -311,15 +311,16 @@ class ObstoreRequests(ObjectRequests):
         in_parts = self._goes_in_parts(len(body))
 
         async def ask() -> object:
-            return await obstore.put_async(
-                self.stores.parts if in_parts else self.stores.writer,
-                path,
-                body,
-                attributes=self._attributes(key, metadata, content_type),
-                use_multipart=in_parts,
-                chunk_size=self._part_bytes(len(body)),
-                max_concurrency=self._concurrency()[0],
-            )
+            with self.gate.as_free(self._concurrency()[0] if in_parts else 1) as most:
+                return await obstore.put_async(
+                    self.stores.parts if in_parts else self.stores.writer,
+                    path,
+                    body,
+                    attributes=self._attributes(key, metadata, content_type),
+                    use_multipart=in_parts,
+                    chunk_size=self._part_bytes(len(body)),
+                    max_concurrency=most,
+                )
 
         try:
             await self._patiently("write", key, ask)

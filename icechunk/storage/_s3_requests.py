@@ -155,7 +155,8 @@ class S3Requests(ObjectRequests):
 
         try:
             starts = range(0, len(data), step)
-            parts = await gather_limited(most, (send(n, at) for n, at in enumerate(starts, 1)))
+            with self.gate.as_free(min(most, len(starts))) as most:
+                parts = await gather_limited(most, (send(n, at) for n, at in enumerate(starts, 1)))
             whole = {"Parts": parts}
             await self._patiently(
                 "write",

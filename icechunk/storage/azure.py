@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from icechunk._display import scrubbed
+from icechunk._io import loop
 from icechunk._io.clients import ClientPool
 from icechunk.credential_values import AzureCredentials, AzureStaticCredentials
 from icechunk.errors import ErrorKind, InvalidInputError
@@ -102,7 +103,10 @@ class AzureStorage(BucketStorage):
             )
         )
 
-    async def _on_io_thread(self, work: Callable[[ObjectRequests], Awaitable[T]]) -> T:
+    async def _lend(self, work: Callable[[ObjectRequests], Awaitable[T]]) -> T:
+        return await loop.on_io_thread(self._there(work))
+
+    async def _there(self, work: Callable[[ObjectRequests], Awaitable[T]]) -> T:
         place, settings = self._azure, self.settings
 
         async def open_client() -> AzureClient:
@@ -112,7 +116,13 @@ class AzureStorage(BucketStorage):
 
         async with _clients.lease(self._client_recipe(), open_client) as client:
             return await work(
-                AzureRequests(settings=settings, root=self._root(), client=client, place=place)
+                AzureRequests(
+                    settings=settings,
+                    root=self._root(),
+                    gate=self._gate,
+                    client=client,
+                    place=place,
+                )
             )
 
     @property

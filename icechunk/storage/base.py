@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, NewType, Self
 
 from icechunk._display import Block, Shown, plain_fields
 from icechunk._io import loop
+from icechunk._io.limits import Limiter
+from icechunk._io.registry import Registry
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.storage._constructors import StorageConstructors
 from icechunk.storage_settings import (
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 
 Version = NewType("Version", str)
 """Opaque token of one version of one object, compared for equality by its own backend only."""
+
+_NO_LIMIT: Final = 1 << 30
+_GATES_KEPT: Final = 64
+_gates: Final[Registry[tuple[Storage, int], Limiter]] = Registry(_GATES_KEPT)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -288,6 +294,7 @@ class Storage(Block, StorageConstructors, ABC):
 
     _settings: StorageSettings | None = None
     _effective: StorageSettings | None = None
+    _gate: Limiter = Limiter(_NO_LIMIT)
 
     # ---------------------------------------------------------------- the contract
 
@@ -463,6 +470,21 @@ class Storage(Block, StorageConstructors, ABC):
         twin = copy.copy(self)
         twin._settings = copy.deepcopy(settings)  # noqa: SLF001 (a copy of this object)
         twin._effective = None  # noqa: SLF001
+        return twin
+
+    def with_request_limit(self, limit: int) -> Self:
+        """Return the same place, asked at most so many things at once.
+
+        Parameters
+        ----------
+        limit : int
+            Requests under way in this process, over all storages of this place with this limit;
+            at least 1. Storages that answer at once make no requests.
+        """
+        if self.immediate:
+            return self
+        twin = copy.copy(self)
+        twin._gate = _gates.get((self, limit), lambda: Limiter(limit))  # noqa: SLF001
         return twin
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from icechunk._display import scrubbed
+from icechunk._io import loop
 from icechunk._io.clients import ClientPool
 from icechunk.credential_values import GcsCredentials, GcsStaticCredentials
 from icechunk.errors import ErrorKind, InvalidInputError
@@ -116,7 +117,10 @@ class GcsStorage(BucketStorage):
             )
         )
 
-    async def _on_io_thread(self, work: Callable[[ObjectRequests], Awaitable[T]]) -> T:
+    async def _lend(self, work: Callable[[ObjectRequests], Awaitable[T]]) -> T:
+        return await loop.on_io_thread(self._there(work))
+
+    async def _there(self, work: Callable[[ObjectRequests], Awaitable[T]]) -> T:
         place, settings = self._gcs, self.settings
 
         async def open_client() -> GcsClient:
@@ -127,6 +131,7 @@ class GcsStorage(BucketStorage):
                 GcsRequests(
                     settings=settings,
                     root=self._root(),
+                    gate=self._gate,
                     client=client.web,
                     access=client.access,
                     place=place,

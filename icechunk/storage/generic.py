@@ -120,6 +120,10 @@ class FsspecStorage(Storage):
         if self._process != os.getpid():  # forked: its connections are the parent's
             self._filesystem, self._process = self._open()[0], os.getpid()
         filesystem = self._filesystem
+        async with self._gate:
+            return await self._called(filesystem, method, *arguments, **options)
+
+    async def _called(self, filesystem: Any, method: str, *arguments: Any, **options: Any) -> Any:
         if not filesystem.async_impl:
             call = functools.partial(getattr(filesystem, method), *arguments, **options)
             return await loop.in_thread(call)

@@ -138,7 +138,8 @@ class HttpStorage(ReadOnlyStorage):
                 )
 
         try:
-            reply = await loop.on_io_thread(on_io_thread())
+            async with self._gate:
+                reply = await loop.on_io_thread(on_io_thread())
         except NETWORK_ERRORS as error:
             raise unanswered(where, error) from error
         if not reply.is_good and reply.status != 416:

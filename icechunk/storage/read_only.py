@@ -118,6 +118,10 @@ class FixedView(ReadOnlyView):
         """Return the same place, used with other settings."""
         return FixedView(self._inner.with_settings(settings))
 
+    def with_request_limit(self, limit: int) -> FixedView:
+        """Return the same place, asked at most so many things at once."""
+        return FixedView(self._inner.with_request_limit(limit))
+
     @property
     def settings(self) -> StorageSettings:
         """Return what is in force."""

@@ -45,6 +45,7 @@ class RedirectStorage(ReadOnlyView):
     def __init__(self, base_url: str) -> None:
         self._base_url = base_url
         self._found: Storage | None = None
+        self._limit: int | None = None
         self._flight: Flight[str, Storage] = Flight()
 
     @classmethod
@@ -73,6 +74,13 @@ class RedirectStorage(ReadOnlyView):
         twin._found, twin._flight = None, Flight()  # noqa: SLF001 (a copy of this object)
         return twin
 
+    def with_request_limit(self, limit: int) -> RedirectStorage:
+        """Return the same place, asked at most so many things at once."""
+        twin = super().with_request_limit(limit)
+        twin._limit = limit  # noqa: SLF001 (a copy of this object)
+        twin._found, twin._flight = None, Flight()  # noqa: SLF001
+        return twin
+
     async def _target(self) -> Storage:
         if self._found is None:
             self._found = await self._flight.share("follow", self._follow)
@@ -98,6 +106,8 @@ class RedirectStorage(ReadOnlyView):
             found = storage_for_public_url(url)
         except IcechunkError as error:
             raise _bad(self.description, error.message) from error
+        if self._limit is not None:
+            found = found.with_request_limit(self._limit)
         return found if self._settings is None else found.with_settings(self._settings)
 
     async def _ask(self, url: str) -> Reply:

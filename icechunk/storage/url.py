@@ -108,7 +108,7 @@ def _made(url: str, scheme: str, rest: str, options: dict[str, Any]) -> Storage:
     return storage
 
 
-def _bucket(url: str, rest: str, _: dict[str, Any]) -> dict[str, Any]:
+def _bucket(url: str, rest: str, _options: dict[str, Any]) -> dict[str, Any]:
     bucket, _, prefix = rest.partition("/")
     if not bucket:
         scheme = url.partition(":")[0]
@@ -118,7 +118,7 @@ def _bucket(url: str, rest: str, _: dict[str, Any]) -> dict[str, Any]:
     return {"bucket": bucket, "prefix": prefix}
 
 
-def _namespace(url: str, rest: str, _: dict[str, Any]) -> dict[str, Any]:
+def _namespace(url: str, rest: str, _options: dict[str, Any]) -> dict[str, Any]:
     namespace, _, inside = rest.partition("/")
     bucket, _, prefix = inside.partition("/")
     if not namespace or not bucket:
@@ -144,7 +144,7 @@ def _container(url: str, rest: str, options: dict[str, Any]) -> dict[str, Any]:
     return {"account": account, "container": container, "prefix": prefix}
 
 
-def _web(url: str, rest: str, _: dict[str, Any]) -> dict[str, Any]:
+def _web(url: str, rest: str, _options: dict[str, Any]) -> dict[str, Any]:
     return {"base_url": f"{url.partition(':')[0].partition('+')[0]}://{rest}"}
 
 

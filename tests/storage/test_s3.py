@@ -21,7 +21,7 @@ from icechunk.credential_values import S3Credentials, S3StaticCredentials
 from icechunk.errors import InvalidInputError, StorageError
 from icechunk.object_store_config import S3Options
 from icechunk.storage import Storage, _choice, _s3_fs, _s3_obstore, s3_storage
-from icechunk.storage import s3 as module
+from icechunk.storage import _bucket as module
 from icechunk.storage.base import ByteRange, LostRaceError, UnknownOutcomeError, Version
 from icechunk.storage.url import storage_for_url
 from icechunk.storage_settings import (
