@@ -113,7 +113,7 @@ def _columns(path: str, names: list[str], places: list[Any], documents: _Documen
         coords = numbers.reshape(len(names), max(ndim, 1))[:, :ndim]
         offsets = np.array([place[1] for place in places], np.uint64)
         lengths = np.array([place[2] for place in places], np.uint64)
-    except (ValueError, TypeError, IndexError) as e:
+    except (ValueError, TypeError, IndexError, OverflowError) as e:
         raise _bad(f"those of {path!r} have keys or ranges that are none ({e})") from e
     return References(
         coords=coords,
@@ -172,12 +172,12 @@ def _from_parquet(where: str, options: dict[str, Any]) -> tuple[_Documents, _Arr
 
 
 def _of_frame(frame: Any, grid: list[int]) -> References:
+    frame = frame[frame["row"] < int(np.prod(grid))]  # the last file is filled up
     rows = frame["row"].to_numpy()
     paths = frame["path"].astype(object).where(frame["path"].notna(), None).to_numpy()
     raw = frame["raw"].to_numpy() if "raw" in frame else np.full(len(frame), None)
-    inside = rows < int(np.prod(grid))
-    given = np.array([value is not None for value in raw], bool) & inside
-    referred = np.array([bool(path) for path in paths], bool) & inside & ~given
+    given = np.array([value is not None for value in raw], bool)
+    referred = np.array([bool(path) for path in paths], bool) & ~given
     coords = np.stack(np.unravel_index(rows, grid), axis=1) if grid else rows.reshape(-1, 1)[:, :0]
     return References(
         coords=coords[referred],

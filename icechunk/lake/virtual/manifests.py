@@ -71,7 +71,7 @@ def variable_of(metadata: ArrayV3Metadata, references: References) -> xr.Variabl
     InvalidInputError
         Kind ``invalid-virtual-ref``; a coordinate outside the chunk grid.
     """
-    names = metadata.dimension_names or ()
+    names = metadata.dimension_names or (None,) * len(metadata.shape)
     dims = [name or f"dim_{axis}" for axis, name in enumerate(names)]
     if references.inlined and not len(references.paths):
         return xr.Variable(dims, _values(metadata, references.inlined), metadata.attributes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -46,24 +47,28 @@ def open_tiff(source: Source, name: str) -> xr.Dataset:
     InvalidInputError
         Kind ``invalid-virtual-ref``; not a TIFF file, or stored in a way that no zarr codec reads.
     """
+    source.first_bytes(4)  # says what is wrong with the location, if anything is
     with source.opened() as file:
         try:
-            tiff = tifffile.TiffFile(file)
-        except tifffile.TiffFileError as e:
-            raise _bad(source.url, str(e)) from e
-        with tiff:
-            levels = [level.pages[0] for level in tiff.series[0].levels]
-            nodata = tiff.pages[0].tags.get("GDAL_NODATA")
-            fill = _number(nodata.value) if nodata is not None else None
-            variables = {
-                name if len(levels) == 1 else str(index): _variable(
-                    source.url, page, tiff.byteorder, index, fill
-                )
-                for index, page in enumerate(levels)
-            }
-            geo = tiff.geotiff_metadata or {}
+            with tifffile.TiffFile(file) as tiff:
+                variables, geo = _read(source.url, tiff, name)
+        except (tifffile.TiffFileError, IndexError, KeyError, struct.error) as e:
+            raise _bad(source.url, f"it is no TIFF file that can be read ({e})") from e
     attributes = {key: _plain(value) for key, value in geo.items()}
     return xr.Dataset(variables, attrs={**attributes, "name": name})
+
+
+def _read(
+    url: str, tiff: tifffile.TiffFile, name: str
+) -> tuple[dict[str, xr.Variable], Mapping[str, Any]]:
+    levels = [level.pages[0] for level in tiff.series[0].levels]
+    nodata = tiff.pages[0].tags.get("GDAL_NODATA")
+    fill = _number(nodata.value) if nodata is not None else None
+    variables = {
+        name if len(levels) == 1 else str(index): _variable(url, page, tiff.byteorder, index, fill)
+        for index, page in enumerate(levels)
+    }
+    return variables, tiff.geotiff_metadata or {}
 
 
 def _variable(url: str, page: Any, byteorder: str, level: int, fill: float | None) -> xr.Variable:
