@@ -16,6 +16,7 @@ from icechunk.ops.reading import ReadLimits
 from icechunk.ops.stats import ChunkStorageStats, chunk_storage_stats
 
 if TYPE_CHECKING:
+    from icechunk.progress import ProgressOption
     from icechunk.repository_state import RepositoryState
 
 _TOTAL_IS_DEPRECATED: Final = (
@@ -96,6 +97,7 @@ class RepositoryUpkeep(RepositoryUpkeepTwins):
         max_concurrent_deletes: int = 10,
         max_consecutive_delete_failures: int = 50,
         max_concurrent_listings: int | None = None,
+        progress: ProgressOption = False,
     ) -> GCSummary:
         """Delete objects that no branch and no tag needs.
 
@@ -118,6 +120,9 @@ class RepositoryUpkeep(RepositoryUpkeepTwins):
             Objects that could not be deleted, one after the other, before it is given up.
         max_concurrent_listings : int, optional
             Parts of a large folder that are listed at one time.
+        progress : bool or callable, default: False
+            Show a bar: objects that were looked at, and bytes that were freed; or call a function
+            with each event, see `icechunk.events`.
 
         Returns
         -------
@@ -161,7 +166,9 @@ class RepositoryUpkeep(RepositoryUpkeepTwins):
             max_concurrent_listings=max_concurrent_listings,
         )
         cutoff_us = _microseconds(delete_object_older_than)
-        return await collect_garbage(self._state.assets, cutoff_us, limits, dry_run=dry_run)
+        return await collect_garbage(
+            self._state.assets, cutoff_us, limits, dry_run=dry_run, progress=progress
+        )
 
     async def chunk_storage_stats_async(
         self,

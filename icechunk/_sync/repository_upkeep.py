@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from icechunk.ops.gc import GCSummary
     from icechunk.ops.stats import ChunkStorageStats
+    from icechunk.progress import ProgressOption
 
 
 class RepositoryUpkeepTwins:
@@ -83,6 +84,7 @@ class RepositoryUpkeepTwins:
         max_concurrent_deletes: int = 10,
         max_consecutive_delete_failures: int = 50,
         max_concurrent_listings: int | None = None,
+        progress: ProgressOption = False,
     ) -> GCSummary:
         """Delete objects that no branch and no tag needs.
 
@@ -105,6 +107,9 @@ class RepositoryUpkeepTwins:
             Objects that could not be deleted, one after the other, before it is given up.
         max_concurrent_listings : int, optional
             Parts of a large folder that are listed at one time.
+        progress : bool or callable, default: False
+            Show a bar: objects that were looked at, and bytes that were freed; or call a function
+            with each event, see `icechunk.events`.
 
         Returns
         -------
@@ -147,6 +152,7 @@ class RepositoryUpkeepTwins:
                 max_concurrent_deletes=max_concurrent_deletes,
                 max_consecutive_delete_failures=max_consecutive_delete_failures,
                 max_concurrent_listings=max_concurrent_listings,
+                progress=progress,
             )
         )
 

@@ -35,12 +35,14 @@ from icechunk.ids import ObjectId
 from icechunk.ops.reachable import reachable_snapshots
 from icechunk.ops.reading import ReadLimits, check_limit, manifests_of, reduce_manifests
 from icechunk.ops.sweep import Listed, Sweep, SweepLimits, Swept, listing
+from icechunk.progress import Operation, operation
 from icechunk.shelf import Shelf
 
 if TYPE_CHECKING:
     from icechunk._typing import U8Array
     from icechunk.assets.manager import AssetManager
     from icechunk.format.manifest import Manifest
+    from icechunk.progress import ProgressOption
 
 _HEADS_AT_ONCE: Final = 16
 # A folder of remote storage with more objects than this is listed in 32 parts at once.
@@ -127,7 +129,12 @@ class _Needed:
 
 
 async def collect_garbage(
-    assets: AssetManager, cutoff_us: int, limits: GCLimits, *, dry_run: bool
+    assets: AssetManager,
+    cutoff_us: int,
+    limits: GCLimits,
+    *,
+    dry_run: bool,
+    progress: ProgressOption = False,
 ) -> GCSummary:
     """Delete what no snapshot needs and is older than a time.
 
@@ -142,6 +149,8 @@ async def collect_garbage(
         Memory and requests.
     dry_run : bool
         Change nothing, only count.
+    progress : bool or Observer or None
+        Who is told how many objects were looked at, and how many bytes were freed.
 
     Raises
     ------
@@ -149,6 +158,15 @@ async def collect_garbage(
         Kind ``gc-deletes-failing``; others when something cannot be read, and then nothing has
         been deleted.
     """
+    with operation(progress, "collecting garbage") as running:
+        needed = await _all_needed(assets, cutoff_us, limits, dry_run=dry_run)
+        return await _sweep_all(assets, needed, cutoff_us, limits, running, dry_run=dry_run)
+
+
+async def _all_needed(
+    assets: AssetManager, cutoff_us: int, limits: GCLimits, *, dry_run: bool
+) -> _Needed:
+    """Collect what must stay, after the repo object forgot what nothing leads to."""
     shelved = await _shelved_chunks(assets)
     before = await _snapshot_files(assets)
     old = KeySet()
@@ -161,7 +179,7 @@ async def collect_garbage(
         registered = await _registered(assets, old, dry_run=dry_run)
         needed = await _needed(assets, registered, young, limits)
     needed.chunks.add(shelved)
-    return await _sweep_all(assets, needed, cutoff_us, limits, dry_run=dry_run)
+    return needed
 
 
 async def _registered(assets: AssetManager, old: KeySet, *, dry_run: bool) -> _Registered:
@@ -273,7 +291,13 @@ class _ChunkIds:
 
 
 async def _sweep_all(
-    assets: AssetManager, needed: _Needed, cutoff_us: int, limits: GCLimits, *, dry_run: bool
+    assets: AssetManager,
+    needed: _Needed,
+    cutoff_us: int,
+    limits: GCLimits,
+    running: Operation,
+    *,
+    dry_run: bool,
 ) -> GCSummary:
     phases = {
         "snapshots": needed.snapshots,
@@ -288,7 +312,10 @@ async def _sweep_all(
             skipped.append("transaction_logs" if folder == "transactions" else folder)
             continue
         in_parts = not assets.storage.immediate and len(keep) > _LISTED_WHOLE
-        sweep = Sweep(assets.storage, f"{folder}/", keep.holds, cutoff_us, limits, dry_run=dry_run)
+        sweep = Sweep(
+            assets.storage, f"{folder}/", keep.holds, cutoff_us, limits,
+            dry_run=dry_run, advance=lambda more: running.advance_to(running.done + more),
+        )  # fmt: skip
         done[folder] = await sweep.run(in_parts=in_parts)
         _raise_if_given_up(assets, folder, done)
     return _summary(done, skipped)

@@ -15,6 +15,7 @@ import numpy as np
 from icechunk._io.limits import gather_limited
 from icechunk.core.id_columns import ids_of_names
 from icechunk.errors import ErrorKind, StorageError
+from icechunk.events import Amount
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -135,6 +136,8 @@ class Sweep:
         How many requests at once.
     dry_run : bool
         Only count.
+    advance : callable
+        Is told of objects that were looked at, and of bytes that were freed, as they come.
 
     Notes
     -----
@@ -150,8 +153,10 @@ class Sweep:
         limits: SweepLimits,
         *,
         dry_run: bool,
+        advance: Callable[[Amount], object],
     ) -> None:
         self.swept = Swept()
+        self._advance = advance
         self._storage = storage
         self._prefix = prefix
         self._needed = needed
@@ -185,6 +190,7 @@ class Sweep:
         async for listed in listing(self._storage, prefix):
             if self.swept.gave_up is not None:
                 return
+            self._advance(Amount(objects=len(listed.keys)))
             garbage = listed.older_than(self._cutoff_us)
             garbage &= ~self._needed(listed.ids)
             for row in np.flatnonzero(garbage).tolist():
@@ -245,5 +251,7 @@ class Sweep:
 
     def _count(self, victims: Sequence[tuple[str, int]]) -> None:
         self._failures_in_a_row = 0
+        size_bytes = sum(size for _, size in victims)
         self.swept.objects += len(victims)
-        self.swept.size_bytes += sum(size for _, size in victims)
+        self.swept.size_bytes += size_bytes
+        self._advance(Amount(size_bytes=size_bytes))

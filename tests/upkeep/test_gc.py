@@ -494,3 +494,18 @@ def test_a_cut_off_in_the_future_takes_all_garbage() -> None:
     summary = repo.garbage_collect(now() + timedelta(microseconds=HOUR_US))
     assert (summary.snapshots_deleted, summary.chunks_deleted) == (1, 1)
     check(storage)
+
+
+def test_progress_tells_what_is_looked_at_and_freed() -> None:
+    _, repo = made()
+    session = repo.writable_session("main")
+    array = zarr.open_array(session.store, path="a", mode="r+")
+    array[:] = 9  # written, never committed
+    before = len(list(repo.storage.list_objects()))
+    seen: list[Any] = []
+    summary = repo.garbage_collect(now() + timedelta(minutes=1), progress=seen.append)
+    assert seen[0].label == "collecting garbage"
+    assert seen[-1].done.size_bytes == summary.bytes_deleted > 0
+    assert 0 < seen[-1].done.objects <= before
+    counts = [event.done.objects for event in seen[1:]]
+    assert counts == sorted(counts)

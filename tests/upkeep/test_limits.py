@@ -186,7 +186,9 @@ def test_the_limits_on_deletes_and_listings_hold(parallel: int | None, in_parts:
     keep.add(id_column(ids[:500]))
     storage = SlowStorage(inner)
     limits = SweepLimits(max_concurrent_deletes=2, max_concurrent_listings=parallel)
-    sweep = Sweep(storage, "chunks/", keep.holds, 2**62, limits, dry_run=False)
+    sweep = Sweep(
+        storage, "chunks/", keep.holds, 2**62, limits, dry_run=False, advance=lambda _: None
+    )
     swept = run(sweep.run(in_parts=in_parts))
     assert (swept.objects, swept.size_bytes, swept.failed) == (6000, 30_000, 0)
     assert {key for key, _ in inner.list_objects()} == {f"chunks/{id_text(i)}" for i in ids[:500]}
