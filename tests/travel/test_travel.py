@@ -295,7 +295,7 @@ def test_secrets_show_nowhere(repo, tmp_path, caplog):
         secret_access_key=SECRET,
     ).with_settings(ic.StorageSettings(retries=ic.StorageRetriesSettings(max_tries=1)))
     with pytest.raises(ic.StorageError) as raised:
-        ic.Repository.open(unreachable)
+        unreachable.list_objects()
     assert SECRET not in "".join(traceback.format_exception(raised.value))
     assert SECRET not in caplog.text
 
