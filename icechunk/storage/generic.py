@@ -124,7 +124,7 @@ class FsspecStorage(Storage):
             return await self._called(filesystem, method, *arguments, **options)
 
     async def _called(self, filesystem: Any, method: str, *arguments: Any, **options: Any) -> Any:
-        if not filesystem.async_impl:
+        if not _is_async(filesystem):
             call = functools.partial(getattr(filesystem, method), *arguments, **options)
             return await loop.in_thread(call)
         # On fsspec's own loop, because that is the one whose end its file systems know of: each
@@ -380,6 +380,13 @@ def _reopen(
 ) -> FsspecStorage:
     storage = FsspecStorage(url, options, single_writer=single_writer)
     return storage if settings is None else storage.with_settings(settings)
+
+
+def _is_async(filesystem: Any) -> bool:
+    """Tell whether all the file systems of a chain have asynchronous methods."""
+    while filesystem.async_impl and hasattr(filesystem, "fs"):
+        filesystem = filesystem.fs
+    return bool(filesystem.async_impl)
 
 
 def _version(data: bytes) -> Version:
