@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from icechunk.group_commit import Outcome
     from icechunk.repository import Repository
 
+__all__ = ["CommitQueue", "QueueReport"]
+
 _LARGEST_GROUP: Final = 64
 _MOST_WAITING: Final = 256
 _MOST_CHUNKS_WAITING: Final = 4_000_000

@@ -22,6 +22,8 @@ MODULES = (
     "icechunk",
     "icechunk.xarray",
     "icechunk.dask",
+    "icechunk.commit_queue",
+    "icechunk.conflicts",
     "icechunk.storage",
     "icechunk.credentials",
     "icechunk.config",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MODULES = [
     "icechunk",
+    "icechunk.commit_queue",
     "icechunk.config",
     "icechunk.conflicts",
     "icechunk.credentials",
