@@ -38,7 +38,7 @@ REPO_KEY: Final = "repo"
 # event loop goes on. Unit: bytes, compressed.
 _DECODE_INLINE_BYTES: Final = 64 * 1024
 # The same for encoding, in chunk references.
-_ENCODE_INLINE_REFERENCES: Final = 2000
+_ENCODE_INLINE_REFERENCES: Final = 1 << 13
 
 _FILE_TYPE_NAMES: Final = {
     FileType.SNAPSHOT: "snapshot",

@@ -7,6 +7,7 @@ are few and kept as values; chunk references are many and kept in columns.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -136,8 +137,8 @@ def table_of(rows: dict[Coordinate, ChunkRef | None], ndim: int) -> ChunkTable:
             ChunkTable.native(
                 _coords(native, ndim),
                 ids.reshape(len(refs), -1),
-                np.array([ref.length for ref in refs], np.uint64),
-                np.array([ref.offset for ref in refs], np.uint64),
+                np.fromiter([ref.length for ref in refs], np.uint64, len(refs)),
+                np.fromiter([ref.offset for ref in refs], np.uint64, len(refs)),
             )
         )
     if inline:
@@ -149,7 +150,8 @@ def table_of(rows: dict[Coordinate, ChunkRef | None], ndim: int) -> ChunkTable:
 
 
 def _coords(coords: Collection[Coordinate], ndim: int) -> U32Array:
-    return np.array(list(coords), np.uint32).reshape(len(coords), ndim)
+    numbers = np.fromiter(chain.from_iterable(coords), np.uint32, len(coords) * ndim)
+    return numbers.reshape(len(coords), ndim)
 
 
 @dataclass(frozen=True, slots=True)

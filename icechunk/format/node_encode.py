@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 import numpy as np
 
 from icechunk.errors import ErrorKind, FormatError, InvalidInputError
+from icechunk.format.fb.splice import Anchors, Cells
 from icechunk.format.node import DimensionShape, NodeKind, NodeSnapshot, has_bad_path
 from icechunk.format.values import utf8
 from icechunk.ids import NODE_ID_BYTES, OBJECT_ID_BYTES
@@ -146,7 +147,25 @@ def _lay_out_array(layout: _Layout, cls: _Class, spec_version: int) -> None:
         layout.put(at + 20, cls.extent_ndim)
 
 
-def encode_nodes(nodes: Sequence[NodeSnapshot], spec_version: int) -> tuple[bytes, I64Array]:
+class EncodedNodes(NamedTuple):
+    """Nodes in a buffer.
+
+    Attributes
+    ----------
+    data : bytes
+        Buffer, a multiple of 8 bytes long.
+    positions : ndarray of int64, shape (n,)
+        Where the table of each node is.
+    cells : Cells
+        How they lie there.
+    """
+
+    data: bytes
+    positions: I64Array
+    cells: Cells
+
+
+def encode_nodes(nodes: Sequence[NodeSnapshot], spec_version: int) -> EncodedNodes:
     """Encode nodes.
 
     Parameters
@@ -158,10 +177,8 @@ def encode_nodes(nodes: Sequence[NodeSnapshot], spec_version: int) -> tuple[byte
 
     Returns
     -------
-    data : bytes
-        Buffer, a multiple of 8 bytes long.
-    positions : ndarray of int64, shape (n,)
-        Where the table of each node is.
+    EncodedNodes
+        In the order given.
 
     Raises
     ------
@@ -172,7 +189,8 @@ def encode_nodes(nodes: Sequence[NodeSnapshot], spec_version: int) -> tuple[byte
         ``unsupported-operation-for-version``: a chunk grid that version 1 cannot describe.
     """
     if not nodes:
-        return b"", np.empty(0, np.int64)
+        nothing = np.empty(0, np.int64)
+        return EncodedNodes(b"", nothing, Cells(nothing, nothing))
     _check_paths(nodes)
     head, vtable_at = _vtable_head()
     groups: dict[_Class, list[int]] = {}
@@ -189,17 +207,31 @@ def encode_nodes(nodes: Sequence[NodeSnapshot], spec_version: int) -> tuple[byte
     out = bytearray(b"".join((head, *pieces)))
     names = _Names(len(out))
     words = np.frombuffer(out, "<i4")
+    anchored: list[tuple[I64Array, I64Array]] = []
+    named: list[tuple[I64Array, I64Array]] = []
     for cls, rows in groups.items():
         layout = _layout(cls, spec_version)
-        first = starts[np.array(rows, np.int64)]
+        owner = np.array(rows, np.int64)
+        first = starts[owner]
         for at, vtable in layout.tables:
             places = first + at
             words[places >> 2] = places - vtable_at[vtable]
+            anchored.append((places, owner))
         if cls.named > 0:
             members = [nodes[row] for row in rows]
-            _set_names(words, first + layout.names_at, members, names, vtable_at)
+            at_names, which = _set_names(words, first + layout.names_at, members, names, vtable_at)
+            named.append((at_names, owner[which]))
     del words
-    return bytes(out + names.data + bytes(-len(names.data) % 8)), starts
+    tail = names.data + bytes(-len(names.data) % 8)
+    cells = Cells(
+        starts,
+        starts + sizes,
+        len(head),
+        (len(out), len(out) + len(tail)),
+        Anchors.joined(anchored),
+        Anchors.joined(named),
+    )
+    return EncodedNodes(bytes(out + tail), starts, cells)
 
 
 def _check_paths(nodes: Sequence[NodeSnapshot]) -> None:
@@ -351,8 +383,16 @@ def _set_names(
     members: list[NodeSnapshot],
     names: _Names,
     vtable_at: dict[_VTable, int],
-) -> None:
-    """Let the dimension names of all members lead to their texts."""
+) -> tuple[I64Array, I64Array]:
+    """Let the dimension names of all members lead to their texts.
+
+    Returns
+    -------
+    at : ndarray of int64, shape (k,)
+        Where the offsets are that lead to texts; unit: bytes.
+    which : ndarray of int64, shape (k,)
+        The member that each belongs to.
+    """
     # Tables of 8 bytes: vtable, name. The reference stores an empty name as none.
     texts = [
         names.place(name) if name else 0 for node in members for name in node.dimension_names or ()
@@ -362,3 +402,4 @@ def _set_names(
     named = targets > 0
     words[(tables + 4)[named] >> 2] = (targets - tables - 4)[named]
     words[tables[~named] >> 2] = tables[~named] - vtable_at[_NO_NAME]
+    return (tables + 4)[named], np.nonzero(named)[0]

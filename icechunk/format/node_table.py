@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from icechunk.format.fb.reader import Buffer
 from icechunk.format.fb.splice import Rows
+from icechunk.format.fb.writer import Blob
 from icechunk.format.node import (
     ARRAY_DATA,
     MANIFEST_REF,
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 # Up to this many nodes are sooner decoded and encoded again than looked at in columns.
 _FEW_NODES: Final = 32
+# Up to this many are encoded one by one, so that they can be put beside any others.
+_FEW_ADDED: Final = 8
 
 
 class NodeTable:
@@ -173,7 +175,7 @@ class NodeTable:
         return self._edited(sorted(added.values(), key=lambda node: node.path), drop)
 
     def _edited(self, added: list[NodeSnapshot], drop: list[int]) -> NodeTable:
-        rows = self._rows.joined(_encoded(added, self.spec_version))
+        rows = self._rows.joined(_to_add(added, self.spec_version))
         keep = np.ones(len(self), np.bool_)
         keep[drop] = False
         gone = set(drop)
@@ -238,5 +240,12 @@ class NodeTable:
 
 
 def _encoded(nodes: list[NodeSnapshot], spec_version: int) -> Rows:
-    data, positions = encode_nodes(nodes, spec_version)
-    return Rows(Buffer(data, "new snapshot"), NODE, positions, alone=True)
+    return Rows.of_cells(*encode_nodes(nodes, spec_version), NODE, "new snapshot")
+
+
+def _to_add(nodes: list[NodeSnapshot], spec_version: int) -> Rows:
+    if len(nodes) > _FEW_ADDED:
+        return _encoded(nodes, spec_version)
+    every = [encode_nodes([node], spec_version) for node in nodes]
+    blobs = [Blob(one.data, int(one.positions[0])) for one in every]
+    return Rows.of_blobs(blobs, NODE, "new snapshot")

@@ -498,6 +498,27 @@ def test_nodes_the_format_cannot_hold(
         NodeTable.of([array(**{"path": "/a", **fields})])
 
 
+@pytest.mark.parametrize("from_file", [False, True])
+def test_tables_written_once_are_written_on_without_being_read(*, from_file: bool) -> None:
+    """Nodes are copied by what is known of them, shared names and vtables included."""
+    nodes = {f"/{i:03}": array(f"/{i:03}", dimension_names=("x", None, f"d{i}")) for i in range(40)}
+    nodes |= {f"/g{i:03}": group(f"/g{i:03}") for i in range(10)}
+    table = NodeTable.of(nodes.values())
+    if from_file:
+        table = again(snapshot(nodes=table)).nodes
+    for step in range(12):
+        fresh = [
+            array(f"/{step:03}", dimension_names=("x", f"new{step}", None)),
+            array(f"/new{step}", dimension_names=None),
+        ][: 1 + step % 2]
+        removed = [f"/{20 + step:03}", f"/g{step:03}"] if step % 3 else []
+        table = table.edited(fresh, removed)
+        nodes = {path: node for path, node in nodes.items() if path not in removed}
+        nodes |= {node.path: node for node in fresh}
+        read = again(snapshot(nodes=table)).nodes
+        assert list(read) == [nodes[path] for path in sorted(nodes)]
+
+
 def test_too_many_tables_are_refused_before_they_are_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

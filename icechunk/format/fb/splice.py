@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from icechunk._typing import AnyArray, BoolArray, I32Array, I64Array
     from icechunk.format.fb.schema import Level, Schema, SharedTexts
-    from icechunk.format.fb.writer import Blobs, Fields, Value
+    from icechunk.format.fb.writer import Blob, Blobs, Fields, Value
 
 MAX_TABLES: Final = 50_000_000
 """Most tables in one file that every known reader accepts, manifests apart."""
@@ -150,6 +150,40 @@ def copy_fields(
     return fields
 
 
+class Anchors(NamedTuple):
+    """Places in tables that depend on where something outside of their run is.
+
+    Attributes
+    ----------
+    at : ndarray of int64, shape (k,)
+        Multiples of 4; unit: bytes.
+    owner : ndarray of int64, shape (k,)
+        The row that each belongs to.
+    """
+
+    at: I64Array
+    owner: I64Array
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[I64Array, I64Array]]) -> Anchors:
+        """Return all of several."""
+        if not parts:
+            return cls(_NO_ROWS, _NO_ROWS)
+        return cls(np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]))
+
+    def renumbered(self, new_row: I64Array) -> Anchors:
+        """Return those of the rows that have a new number, with it."""
+        if not len(self.at):
+            return self
+        owner = new_row[self.owner]
+        kept = owner >= 0
+        return Anchors(self.at[kept], owner[kept])
+
+    def moved(self, shift: I64Array) -> Anchors:
+        """Return them after each row moved."""
+        return self._replace(at=self.at + shift[self.owner])
+
+
 class Cells(NamedTuple):
     """How tables lie that can be copied without looking: each with its parts in a run of its own.
 
@@ -157,43 +191,41 @@ class Cells(NamedTuple):
     ----------
     low, high : ndarray of int64, shape (n,)
         The run of each table, half open, multiples of 8; unit: bytes. The vtable of a table is in
-        its run or in the head.
+        its run or in the head, and shared texts are in its run or in the tail.
     head_bytes : int
         Size of the head, vtables at the start of the buffer; a multiple of 8.
-    anchored : ndarray of int64, shape (k,)
-        Where the tables, of any level, are whose vtable is in the head; unit: bytes.
-    owner : ndarray of int64, shape (k,)
-        The row that each of those belongs to.
+    tail : tuple of int
+        The run with the texts that tables share, behind them; multiples of 8.
+    anchored : Anchors
+        The tables, of any level, whose vtable is in the head.
+    named : Anchors
+        The offsets that lead to texts in the tail.
     """
 
     low: I64Array
     high: I64Array
-    head_bytes: int
-    anchored: I64Array
-    owner: I64Array
-
-    @classmethod
-    def free(cls, low: I64Array, high: I64Array) -> Cells:
-        """Return cells with all vtables inside."""
-        return cls(low, high, 0, _NO_ROWS, _NO_ROWS)
+    head_bytes: int = 0
+    tail: tuple[int, int] = (0, 0)
+    anchored: Anchors = Anchors(_NO_ROWS, _NO_ROWS)
+    named: Anchors = Anchors(_NO_ROWS, _NO_ROWS)
 
     def take(self, rows: I64Array) -> Cells:
         """Return the selected cells, each at most once."""
-        anchored, owner = self.anchored, self.owner
-        if len(owner):
-            new_row = np.full(len(self.low), -1, np.int64)
-            new_row[rows] = np.arange(len(rows))
-            owner = new_row[owner]
-            kept = owner >= 0
-            anchored, owner = anchored[kept], owner[kept]
-        return Cells(self.low[rows], self.high[rows], self.head_bytes, anchored, owner)
+        new_row = np.full(len(self.low), -1, np.int64)
+        new_row[rows] = np.arange(len(rows))
+        return self._replace(
+            low=self.low[rows],
+            high=self.high[rows],
+            anchored=self.anchored.renumbered(new_row),
+            named=self.named.renumbered(new_row),
+        )
 
     def joined(self, other: Cells, base: int) -> Cells | None:
-        """Return these cells and, behind them, others that begin at ``base``; None if heads differ.
+        """Return these cells and, behind them, others that begin at ``base``.
 
-        What was written last has no head, so this is None for tables out of two files only.
+        None if the others have a head or tail of their own. A few tables written last have none.
         """
-        if other.head_bytes:
+        if other.head_bytes or other.tail[1]:
             return None
         return self._replace(
             low=np.concatenate((self.low, other.low + base)),
@@ -234,8 +266,6 @@ class Rows:
         Their fields.
     positions : ndarray of int64, shape (n,)
         Where each table begins; unit: bytes.
-    alone : bool
-        Whether the buffer was just made for these tables, and can be used as it is.
 
     Notes
     -----
@@ -245,11 +275,9 @@ class Rows:
 
     __slots__ = ("_place", "_reads", "schema")
 
-    def __init__(
-        self, buffer: Buffer, schema: Schema, positions: I64Array, *, alone: bool = False
-    ) -> None:
+    def __init__(self, buffer: Buffer, schema: Schema, positions: I64Array) -> None:
         self.schema = schema
-        self._place = _Place(buffer, positions, alone)
+        self._place = _Place(buffer, positions)
         self._reads = 0
 
     @classmethod
@@ -262,6 +290,18 @@ class Rows:
     def of(cls, tables: Sequence[Fields], schema: Schema, key: str) -> Self:
         """Encode tables given by their fields."""
         return cls._at(_encoded(tables, key), schema)
+
+    @classmethod
+    def of_blobs(cls, blobs: Sequence[Blob], schema: Schema, key: str) -> Self:
+        """Return tables that are encoded one by one."""
+        return cls._at(_in_runs(blobs, key), schema)
+
+    @classmethod
+    def of_cells(
+        cls, data: bytes, positions: I64Array, cells: Cells, schema: Schema, key: str
+    ) -> Self:
+        """Return tables that were encoded together."""
+        return cls._at(_Place(Buffer(data, key), positions, alone=True, cells=cells), schema)
 
     def __len__(self) -> int:
         return len(self._place.positions)
@@ -461,28 +501,42 @@ def _fields_are_apart(level: Level, vtable: int) -> bool:
 
 def _encoded(tables: Sequence[Fields], key: str) -> _Place:
     """Encode tables, each with its vtables in a run of its own."""
-    blobs = [writer.encode_table(fields) for fields in tables]
+    return _in_runs([writer.encode_table(fields) for fields in tables], key)
+
+
+def _in_runs(blobs: Sequence[Blob], key: str) -> _Place:
     sizes = np.array([len(blob.data) for blob in blobs], np.int64)
     high = np.cumsum(sizes)
     low = high - sizes
     positions = low + np.array([blob.table for blob in blobs], np.int64)
     data = b"".join([blob.data for blob in blobs])
-    return _Place(Buffer(data, key), positions, alone=True, cells=Cells.free(low, high))
+    return _Place(Buffer(data, key), positions, alone=True, cells=Cells(low, high))
 
 
 def _copy_cells(place: _Place, cells: Cells) -> _Place:
     """Copy tables that were looked at before."""
-    out = bytearray(place.buffer.data[: cells.head_bytes])
+    data = place.buffer.data
+    out = bytearray(data[: cells.head_bytes])
     shift = _copy_runs(place.buffer, cells.low, cells.high, out)
-    moved = shift[cells.owner]
-    anchored = cells.anchored + moved
-    # Their vtables stay where they are, so the distance grows by as much as they move.
-    np.frombuffer(out, "<i4")[anchored >> 2] += moved.astype(np.int32)
+    tail = len(out)
+    out += data[cells.tail[0] : cells.tail[1]]
+    anchored, named = cells.anchored.moved(shift), cells.named.moved(shift)
+    words = np.frombuffer(out, "<i4")
+    # Vtables stay where they are, so the distance grows by as much as the tables move.
+    words[anchored.at >> 2] += shift[anchored.owner].astype(np.int32)
+    words[named.at >> 2] += (tail - cells.tail[0] - shift[named.owner]).astype(np.int32)
     return _Place(
         Buffer(bytes(out), place.buffer.key),
         place.positions + shift,
         alone=True,
-        cells=Cells(cells.low + shift, cells.high + shift, cells.head_bytes, anchored, cells.owner),
+        cells=Cells(
+            cells.low + shift,
+            cells.high + shift,
+            cells.head_bytes,
+            (tail, len(out)),
+            anchored,
+            named,
+        ),
     )
 
 
@@ -507,21 +561,28 @@ def _copy(rows: Rows, walk: Walk, again: BoolArray, explicit: Sequence[int]) -> 
         positions[redo] = fresh.positions + len(out)
         low[redo], high[redo] = fresh.cells.low + len(out), fresh.cells.high + len(out)
         out += fresh.buffer.data
+    tail_at = len(out)
     tail = [_add_texts(buffer, shared, again, out) for shared in walk.texts]
     words = np.frombuffer(out, "<i4")
-    anchored, owners = [], []
+    anchored, named = [], []
     for level, (kept, places) in zip(walk.levels, vtables, strict=True):
         owner = level.owner[kept]
         at = level.tables.positions[kept] + shift[owner]
         words[at >> 2] = at - places
-        anchored.append(at)
-        owners.append(owner)
+        anchored.append((at, owner))
     for shared, (kept, places) in zip(walk.texts, tail, strict=True):
-        at = shared.places[kept] + shift[shared.owner[kept]]
+        owner = shared.owner[kept]
+        at = shared.places[kept] + shift[owner]
         words[at >> 2] = places - at
-    cells = None
-    if not walk.texts:  # what leads to the end of the buffer would have to be set anew as well
-        cells = Cells(low, high, head_bytes, np.concatenate(anchored), np.concatenate(owners))
+        named.append((at, owner))
+    cells = Cells(
+        low,
+        high,
+        head_bytes,
+        (tail_at, len(out)),
+        Anchors.joined(anchored),
+        Anchors.joined(named),
+    )
     return _Place(Buffer(bytes(out), buffer.key), positions, alone=True, cells=cells)
 
 
