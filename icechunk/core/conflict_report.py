@@ -1,6 +1,6 @@
 """Conflicts of a rebase as a table that people can read, and as data.
 
-Source: Icechunk specification, sections "Detection" and "Solvers". What a solver would do is asked
+Source: Icechunk specification, section "Conflicts and rebase". What a solver would do is asked
 of the solver itself, so that the report cannot promise what it does not keep.
 """
 

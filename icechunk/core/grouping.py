@@ -1,9 +1,9 @@
 """Which change sets may go into one commit together.
 
-Source: Icechunk specification, sections "Detection" and "Fork and merge". A group is what its
-members would have come to one after the other, in their order, none of them rebased by a solver.
-Who would need one waits for the next group, and meets the conflict as everybody does: with a
-commit.
+Source: Icechunk specification, sections "Conflicts and rebase" and "Fork and merge". A group is
+what its members would have come to one after the other, in their order, none of them rebased by a
+solver. Who would need one waits for the next group, and meets the conflict as everybody does: with
+a commit.
 """
 
 from __future__ import annotations
