@@ -1,7 +1,7 @@
-"""A program that collects garbage of a repository, or writes to it, until it is stopped.
+"""What the processes of the tests do: collect garbage again and again, or write meanwhile.
 
-Run by `test_processes`: ``python collected_beside.py collect|write|forks PATH ...``. Its standard
-output says how far it is, line by line.
+Run as ``python collected_beside.py collect PATH`` or ``... write PATH BRANCH COMMITS``; prints a
+line when it is ready and after each step.
 """
 
 from __future__ import annotations
@@ -14,27 +14,21 @@ import numpy as np
 import zarr
 
 import icechunk as ic
-from icechunk.ops import sweep  # noqa: F401  (loaded before the first deletion)
 
 
-def say(*what: object) -> None:
-    print(*what, flush=True)
-
-
-def collect(path: str, seconds: str) -> None:
-    """Collect again and again what is older than so many seconds."""
+def collect(path: str) -> None:
+    """Collect what is older than an hour, until killed."""
     repo = ic.Repository.open(ic.local_filesystem_storage(path))
-    say("ready")
+    print("ready", flush=True)
     while True:
-        cutoff = datetime.now(UTC) - timedelta(seconds=float(seconds))
-        summary = repo.garbage_collect(cutoff)
-        say("collected", summary.chunks_deleted, summary.snapshots_deleted)
+        repo.garbage_collect(datetime.now(UTC) - timedelta(hours=1))
+        print("collected", flush=True)
 
 
 def write(path: str, branch: str, commits: str) -> None:
-    """Commit, amend, leave snapshots behind, and check what was written each time."""
+    """Write through forks, commit or amend, and check what is there each time."""
     repo = ic.Repository.open(ic.local_filesystem_storage(path))
-    say("ready")
+    print("ready", flush=True)
     for number in range(1, int(commits) + 1):
         session = repo.writable_session(branch)
         values = np.arange(8) + 100 * number
@@ -42,16 +36,10 @@ def write(path: str, branch: str, commits: str) -> None:
         for fork, part in zip(forks, (slice(0, 4), slice(4, 8)), strict=True):
             zarr.open_array(fork.store, path=branch, mode="r+")[part] = values[part]
         session.merge(*forks)
-        if number % 3:
-            session.commit(f"{number}", rebase_with=ic.ConflictDetector())
-        else:
-            session.amend(f"{number}", rebase_with=ic.ConflictDetector()) if False else (
-                session.amend(f"{number}")
-            )
-        got = zarr.open_array(repo.readonly_session(branch).store, path=branch, mode="r")[:]
-        assert got.tolist() == values.tolist(), (got, values)
-        say("committed", number)
-    say("done")
+        (session.commit if number % 3 else session.amend)(f"{branch} {number}")
+        got = zarr.open_array(repo.readonly_session(branch).store, path=branch, mode="r")
+        assert np.asarray(got[:]).tolist() == values.tolist()
+        print(number, flush=True)
 
 
 if __name__ == "__main__":
