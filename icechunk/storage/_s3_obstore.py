@@ -208,8 +208,7 @@ def _endpoint(place: S3Place) -> dict[str, Any]:
     parts = urlsplit(url)
     if in_path or _is_address(parts.hostname or ""):
         return {"endpoint": url, "virtual_hosted_style_request": False}
-    login, at, host = parts.netloc.rpartition("@")
-    hosted = parts._replace(netloc=f"{login}{at}{place.bucket}.{host}")
+    hosted = parts._replace(netloc=f"{place.bucket}.{parts.netloc}")
     return {"endpoint": urlunsplit(hosted), "virtual_hosted_style_request": True}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 from icechunk.errors import ErrorKind, StorageError
 from icechunk.storage._object_requests import ExpiredCredentialsError
@@ -127,6 +128,8 @@ def obstacle_to_obstore(place: S3Place) -> str | None:
     for name, _ in (*place.read_headers, *place.write_headers):
         if name.lower().startswith("x-amz-"):  # the service wants these signed
             return f"the signed header {name}"
+    if "@" in urlsplit(place.options.endpoint_url or "").netloc:  # its errors would show it
+        return "a login in endpoint_url"
     if not place.prefix and place.rooted is not False:
         return "keys that begin with a slash, which the root of a bucket may have"
     return None
