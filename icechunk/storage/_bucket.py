@@ -6,11 +6,12 @@ import asyncio
 import hashlib
 import pickle
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from icechunk._io.limits import gather_limited
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.storage.base import (
+    CAPABILITIES,
     ByteRange,
     ObjectInfo,
     ReadCondition,
@@ -66,6 +67,8 @@ class BucketStorage(Storage):
     Conditional writes are the service's own. When the reply to one is lost, the object's metadata
     tell whether the write took place.
     """
+
+    capabilities: ClassVar[frozenset[str]] = frozenset(CAPABILITIES)
 
     def __init__(self, place: Any, bucket: str, prefix: str) -> None:
         self._place = place

@@ -12,7 +12,7 @@ import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, NewType, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NewType, Self
 
 from icechunk._display import Block, Shown, plain_fields
 from icechunk._io import loop
@@ -33,6 +33,16 @@ if TYPE_CHECKING:
 
 Version = NewType("Version", str)
 """Opaque token of one version of one object, compared for equality by its own backend only."""
+
+CAPABILITIES: Final = (
+    "write",
+    "conditional create",
+    "conditional update",
+    "list",
+    "metadata",
+    "parts",
+)
+"""Conditional writes count if they hold against everybody who can reach the place."""
 
 _NO_LIMIT: Final = 1 << 30
 _GATES_KEPT: Final = 64
@@ -291,6 +301,9 @@ class Storage(Block, StorageConstructors, ABC):
     immediate: bool = False
     """True when the asynchronous methods do not suspend for objects below 1 MiB, and never do when
     driven by `icechunk._io.loop.run_now`."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset()
+    """What of `CAPABILITIES` the backend has; docs/reference/storage.md has the table."""
 
     _settings: StorageSettings | None = None
     _effective: StorageSettings | None = None

@@ -13,7 +13,7 @@ import hashlib
 import os
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import fsspec
 from fsspec.core import url_to_fs
@@ -73,6 +73,8 @@ class FsspecStorage(Storage):
     ``single_writer``, and with it are serialised among the threads of this process. Whether a
     write can be seen half done depends on the file system.
     """
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"write", "list"})
 
     def __init__(self, url: str, options: Mapping[str, Any], *, single_writer: bool) -> None:
         self._url = url

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 from urllib.parse import quote, urlsplit
 
 from icechunk._display import scrubbed
@@ -81,6 +81,8 @@ class HttpStorage(ReadOnlyStorage):
     repository of format version 1, storage statistics) is refused; repositories of format version
     2 are read without.
     """
+
+    capabilities: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, place: HttpPlace) -> None:
         self._place = place

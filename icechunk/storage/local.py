@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from icechunk._io.loop import in_thread
 from icechunk.errors import ErrorKind, InvalidInputError
@@ -43,6 +43,10 @@ class LocalStorage(Storage):
     take it (the reference implementation) are not kept out. The settings
     ``unsafe_use_conditional_create`` and ``_update`` change nothing: both are always on.
     """
+
+    capabilities: ClassVar[frozenset[str]] = frozenset(
+        {"write", "conditional create", "conditional update", "list"}
+    )
 
     immediate = True
 

@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from icechunk._io import fork
 from icechunk.errors import ErrorKind, StorageError
@@ -70,6 +70,10 @@ class MemoryStorage(Storage):
     see one repository), and unpickled in any other process, forked children included, it raises,
     because what they would write could never come back.
     """
+
+    capabilities: ClassVar[frozenset[str]] = frozenset(
+        {"write", "conditional create", "conditional update", "list"}
+    )
 
     immediate = True
 

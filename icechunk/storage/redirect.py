@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 from urllib.parse import urljoin, urlsplit
 
 from icechunk._display import scrubbed
@@ -41,6 +41,8 @@ class RedirectStorage(ReadOnlyView):
     The redirect is followed once per process, when the first object is read. It pickles as the URL,
     so other processes ask again.
     """
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"list"})
 
     def __init__(self, base_url: str) -> None:
         self._base_url = base_url
