@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import obstore
@@ -27,6 +28,7 @@ _NETCDF3_MAGIC: Final = b"CDF"
 _GRIB_MAGIC: Final = b"GRIB"
 _TIFF_MAGIC: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MAGIC_BYTES: Final = 8
+_ONE_SLASH: Final = re.compile(r"\Afile:/(?!/)")
 _LOADING: Final = {"loadable_variables", "decode_times"}
 
 
@@ -115,7 +117,9 @@ def _zarr(source: Source, options: dict[str, Any]) -> xr.Dataset:
         store = obstore.store.from_url(source.bucket, **source.obstore_options())
         registry = ObjectStoreRegistry({source.bucket.rstrip("/"): store})
     opened: xr.Dataset = open_virtual_dataset(source.url, registry, ZarrParser(), **options)
-    return opened
+    # Earlier releases of VirtualiZarr write file:/data for file:///data.
+    renamed: xr.Dataset = opened.vz.rename_paths(lambda url: _ONE_SLASH.sub("file:///", url))
+    return renamed
 
 
 def _tiff(source: Source, options: dict[str, Any]) -> xr.Dataset:
