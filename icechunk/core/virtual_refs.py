@@ -28,7 +28,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?", re.ASCII)
 _KEPT_IN_PATH: Final = "%!$&'()*+,-./:;=@[\\]^_|~"
 _FILE: Final = b"file:///"
 # Looked at together, so that what comes of it stays in the processor's cache.
-_BLOCK_BYTES: Final = 1 << 18
+_BLOCK_ROWS: Final = 1 << 13
 _ESCAPED_DOT = re.compile(b"%2[eE]")
 # Characters of a location in which nothing needs a second look: none to escape, and no backslash.
 _PLAIN: Final = (string.ascii_letters + string.digits + _KEPT_IN_PATH).replace("\\", "").encode()
@@ -101,6 +101,26 @@ def normalise_locations(locations: Sequence[str]) -> Ragged:
     InvalidInputError
         As `normalise_location`.
     """
+    blocks = [
+        _normalised(locations[first : first + _BLOCK_ROWS])
+        for first in range(0, len(locations), _BLOCK_ROWS)
+    ]
+    if not blocks:
+        return Ragged.empty()
+    stops = np.cumsum([len(block.data) for block in blocks])
+    return Ragged(
+        b"".join([block.data for block in blocks]),
+        np.concatenate(
+            [
+                block.start + (stop - len(block.data))
+                for block, stop in zip(blocks, stops, strict=True)
+            ]
+        ),
+        np.concatenate([block.size for block in blocks]),
+    )
+
+
+def _normalised(locations: Sequence[str]) -> Ragged:
     # Each on a line of its own, so that where they begin and end is seen in one text.
     text = "\n".join(locations)
     lines = text.encode() if text.isascii() else b""
@@ -122,16 +142,13 @@ def _all_plain_files(lines: bytes, starts: I64Array) -> bool:
     if not bool(column.starts_with(_FILE).all()) or lines.translate(None, _PLAIN + b"\n"):
         return False
     data = np.frombuffer(lines, np.uint8)
-    doubled = 0
-    for first in range(0, len(data), _BLOCK_BYTES):
-        block = data[first : first + _BLOCK_BYTES + 1]
-        behind = block[np.flatnonzero(block[:-1] == ord("/")) + 1]
-        doubled += int((behind == ord("/")).sum())
-        if bool(((behind == ord(".")) | (behind == ord("\n"))).any()):
-            return False
+    behind = data[np.flatnonzero(data[:-1] == ord("/")) + 1]
     return (
         # Two in each beginning: the first and the second of its slashes have one behind them.
-        doubled == 2 * len(starts) and not lines.endswith(b"/") and not _ESCAPED_DOT.search(lines)
+        int((behind == ord("/")).sum()) == 2 * len(starts)
+        and not bool(((behind == ord(".")) | (behind == ord("\n"))).any())
+        and not lines.endswith(b"/")
+        and not _ESCAPED_DOT.search(lines)
     )
 
 
