@@ -132,7 +132,8 @@ class VirtualReferences(VirtualReferencesTwins):
         for chunk in chunks:
             check_coordinate(node, tuple(chunk.index))
         where = normalise_locations([chunk.location for chunk in chunks])
-        coords = np.array([chunk.index for chunk in chunks], np.uint32).reshape(len(chunks), -1)
+        coords = np.array([chunk.index for chunk in chunks], np.uint32)
+        coords = coords.reshape(len(chunks), len(node.shape))
         good = self._with_container(where, validate=validate_containers)
         table = _virtual_table(
             coords[good],

@@ -152,6 +152,13 @@ def test_virtual_chunks_that_lie_near_in_one_file_take_one_request(
     assert [read[1:] for read in opened[0].reads] == [(0, 99_900)]
 
 
+def test_no_virtual_references_are_none_to_set() -> None:
+    _, store, _ = stored(8)
+    none = np.array([], np.uint64)
+    assert store.set_virtual_refs("a", []) is None
+    assert store.set_virtual_refs_arr("a", (0,), [], none, none) is None
+
+
 def test_errors_say_which_chunk() -> None:
     storage, store, _ = stored()
     with pytest.raises(ic.InvalidInputError, match="does not fit a value of"):
