@@ -139,13 +139,18 @@ class ConflictReport:
         yield from (
             f"With {option} the deletion fails, too." for k, option, _ in _CAREFUL if k in kinds
         )
+        if ConflictType.ZarrMetadataDoubleUpdate in kinds:
+            yield (
+                "Metadata that differs in nothing but attributes is resolved by "
+                "BasicConflictSolver(on_user_attributes_conflict=...)."
+            )
         answers = self.resolved_by()
         if answers:
             yield f"To go on: session.rebase({answers[0]}), and commit."
         else:
             yield (
-                "No solver resolves all of it, so nothing of it is resolved. Open a new session "
-                "on the branch and make the changes again."
+                "Otherwise no solver resolves all of it, and none resolves a part. Open a new "
+                "session on the branch and make the changes again."
             )
 
 

@@ -97,10 +97,18 @@ def test_what_no_solver_resolves_says_so() -> None:
     for kind in ConflictType:
         error = rebase_failure(theirs, [Conflict(kind, "", None)])
         solved = [ic.BasicConflictSolver().resolves(c) for c in error.conflicts]
-        assert ("No solver" in str(error)) is not all(solved)
+        assert ("no solver" in str(error)) is not all(solved)
 
 
 def test_ranges() -> None:
     assert spans_text([[3], [1], [2], [7]], 6) == "[1:4], [7]"
     assert spans_text([[n] for n in range(0, 20, 2)], 2) == "[0], [2] and 8 more ranges"
     assert spans_text([[]], 6) == "[]"
+
+
+def test_metadata_that_both_changed_names_the_option_for_attributes() -> None:
+    theirs = SnapshotRecord(
+        id=new_object_id(), parent_id=None, flushed_at_us=10**15, message="m", metadata={}
+    )
+    text = str(rebase_failure(theirs, [Conflict(ConflictType.ZarrMetadataDoubleUpdate, "/t")]))
+    assert "on_user_attributes_conflict" in text

@@ -121,8 +121,6 @@ def test_many_processes_on_one_branch_all_land_once(where: str, writers: int, co
     assert (values(repo) == np.arange(1, total + 1)[:, None]).all(), "none lost"
     history = list(repo.ancestry(branch="main"))[:-2]
     assert sorted(s.message for s in history) == sorted(f"chunk {i}" for i in range(total))
-    attempts = [s.metadata["__icechunk"]["rebase_attempts"] for s in history]
-    assert max(attempts) < 200, "far from giving up, which a commit does after 1,000"
 
 
 def test_two_that_write_the_same_chunk_one_is_told_array_and_chunk(where: str) -> None:
