@@ -67,8 +67,12 @@ class Renewed(Generic[C]):
         self._flight: Flight[str, C] = Flight()
         self._renew_at = float("inf")  # by the monotonic clock
         self.current: C | None = None
-        if source.current is not None and not _has_expired(source.current):
-            self._take(source.current)
+
+    def offer(self, sent: C | None) -> None:
+        """Use credentials that were sent along, if there are none or they have ended."""
+        has_none = self.current is None or _has_expired(self.current)
+        if sent is not None and has_none and not _has_expired(sent):
+            self._take(sent)
 
     async def ready(self) -> C:
         """Return credentials to use now, new ones if the last are about to end.
@@ -137,4 +141,6 @@ class Renewals(Generic[C]):
 
     def of(self, source: Source[C]) -> Renewed[C]:
         """Return the credentials of a callback; those sent along count when there are none yet."""
-        return self._registry.get(source.pickled_function, lambda: Renewed(source))
+        found = self._registry.get(source.pickled_function, lambda: Renewed(source))
+        found.offer(source.current)
+        return found

@@ -21,8 +21,9 @@ from icechunk._io.loop import run
 from icechunk.credential_values import S3Credentials, S3StaticCredentials
 from icechunk.errors import InvalidInputError, StorageError
 from icechunk.object_store_config import S3Options
-from icechunk.storage import Storage, _choice, _s3_fs, _s3_obstore, s3_storage
+from icechunk.storage import Storage, _choice, _s3_access, _s3_fs, _s3_obstore, s3_storage
 from icechunk.storage import _bucket as module
+from icechunk.storage._renewal import Renewals
 from icechunk.storage.base import ByteRange, LostRaceError, UnknownOutcomeError, Version
 from icechunk.storage.url import storage_for_url
 from icechunk.storage_settings import (
@@ -139,6 +140,12 @@ def test_session_token_is_sent(s3: S3Server) -> None:
 # ---------------------------------------------------------------- refreshed credentials
 
 calls: list[float] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_renewed_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget what callbacks returned in earlier tests: a process asks each only once."""
+    monkeypatch.setattr(_s3_access, "_renewals", Renewals())
 
 
 def good_credentials() -> S3StaticCredentials:
