@@ -1,8 +1,8 @@
-"""Write and execute ``main_job.ipynb``: the main job, from a lazy dataset to a checked archive.
+"""Write and execute the notebooks: the main job, and work in a lake.
 
-usage: python notebooks/build.py
+usage: python notebooks/build.py [NAME]
 
-The notebook is built from the cells below, so that it is reviewed as text and never edited by hand.
+They are built from the cells below, so that they are reviewed as text and never edited by hand.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-NOTEBOOK = Path(__file__).with_name("main_job.ipynb")
+FOLDER = Path(__file__).parent
 SECONDS = 300
 
 CELLS = [
@@ -125,12 +125,106 @@ folder.cleanup()""",
 ]
 
 
-def build(megabytes: int | None = None) -> nbformat.NotebookNode:
-    """Return the notebook, not executed; a smaller dataset for tests."""
+LAKE = [
+    """# Work in a lake
+
+Files in other formats, referred to where they are; a filter over what their attributes say; and the tree
+of it all. A lake is a directory or a bucket that holds many repositories; there is no server.
+
+The cells below are made and run by `notebooks/build.py`.""",
+    """## Some files
+
+Sea surface temperature and wind, one netCDF file for each month, as an archive would have them.""",
+    """from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+Path("archive").mkdir()
+lat, lon = np.linspace(-60, 60, 13), np.linspace(0, 330, 12)
+
+
+def month(number, kind, units, level):
+    time = pd.date_range(f"2024-{number:02}-01", periods=4, freq="D")
+    values = number + 0.01 * np.arange(4 * 13 * 12, dtype="f4").reshape(4, 13, 12)
+    attributes = {"units": units, "processing_level": level}
+    data = {kind: (("time", "lat", "lon"), values, attributes)}
+    return xr.Dataset(data, {"time": time, "lat": lat, "lon": lon})
+
+
+for number in (1, 2, 3):
+    month(number, "sst", "K", 4).to_netcdf(f"archive/sst-{number}.nc", engine="h5netcdf")
+    month(number, "wind", "m s-1", 2).to_netcdf(f"archive/wind-{number}.nc", engine="h5netcdf")
+
+sorted(path.name for path in Path("archive").iterdir())""",
+    """## A repository in a lake""",
+    """from icechunk.lake import Author, Client
+
+client = Client("lake", author=Author(name="Ada", email="ada@example.org"))
+repo = client.create_repo("ocean/monthly", metadata={"region": "global", "months": 2})
+repo""",
+    """## Refer to the files
+
+Two months at once, joined along time; then a third, appended. Nothing is copied: the repository holds
+where each chunk is.""",
+    """for kind in ("sst", "wind"):
+    files = [f"archive/{kind}-{number}.nc" for number in (1, 2)]
+    repo.add_virtual_netcdf(files, kind, concat_dim="time")
+
+repo.status(limit=5).modified_count""",
+    """repo.commit("two months")
+for kind in ("sst", "wind"):
+    repo.add_virtual_netcdf(f"archive/{kind}-3.nc", kind, append_dim="time")
+repo.commit("a third month")
+client.update_metadata("ocean/monthly", {"months": 3})
+[(commit.message, str(commit.author)) for commit in repo.commit_log]""",
+    """## The tree""",
+    """repo.tree()""",
+    """## Filter by metadata
+
+[JMESPath](https://jmespath.org) expressions, for arrays in a repository and for repositories in the
+lake.""",
+    """print(repo.filter_metadata("processing_level >= `4`"))
+print(repo.filter_metadata("units == 'm s-1'"))
+print([str(entry.name) for entry in client.list_repos(filter_metadata="months == `3`")])""",
+    """repo.tree(filter="units == 'K'")""",
+    """## Read it
+
+Every value comes from the files, and is what reading them directly gives.""",
+    """stored = repo.to_xarray("sst")
+direct = xr.concat([month(number, "sst", "K", 4) for number in (1, 2, 3)], "time")
+assert stored.equals(direct)
+stored""",
+    """## Share a session
+
+Whoever knows its id joins it, on any machine; what they write is safe beside the repository, and one
+commits it all.""",
+    """session = repo.create_session("main", message="quality flags")
+
+colleague = client.get_repo("ocean/monthly")
+colleague.checkout(session_token=session.session_id)
+flags = colleague.root_group.create_array("flags", shape=(12, 13), chunks=(4, 13), dtype="i1")
+flags[:4] = 1
+
+repo.checkout(session_token=session.session_id)
+repo.root_group["flags"][4:] = 2
+repo.commit("flags, by two")
+repo.root_group["flags"][:, 0]""",
+]
+NOTEBOOKS = {"main_job": CELLS, "lake": LAKE}
+
+
+def path_of(name: str) -> Path:
+    """Return where a notebook is."""
+    return FOLDER / f"{name}.ipynb"
+
+
+def build(name: str, megabytes: int | None = None) -> nbformat.NotebookNode:
+    """Return a notebook, not executed; with a smaller dataset for tests."""
     cells = []
-    for number, source in enumerate(CELLS):
-        is_text = source.startswith("#") or "\n\nA dask cluster" in source
-        make = nbformat.v4.new_markdown_cell if is_text else nbformat.v4.new_code_cell
+    for number, source in enumerate(NOTEBOOKS[name]):
+        make = nbformat.v4.new_markdown_cell if source[0] == "#" else nbformat.v4.new_code_cell
         text = source
         if megabytes is not None:
             text = text.replace("MEGABYTES = 200", f"MEGABYTES = {megabytes}")
@@ -154,10 +248,11 @@ def execute(notebook: nbformat.NotebookNode) -> None:
 
 def main() -> int:
     """Build, execute, write."""
-    notebook = build()
-    execute(notebook)
-    nbformat.validate(notebook)
-    NOTEBOOK.write_text(nbformat.writes(notebook) + "\n", "utf-8")
+    for name in sys.argv[1:] or NOTEBOOKS:
+        notebook = build(name)
+        execute(notebook)
+        nbformat.validate(notebook)
+        path_of(name).write_text(nbformat.writes(notebook) + "\n", "utf-8")
     return 0
 
 
