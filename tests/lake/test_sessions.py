@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import os
 import pickle
 import subprocess
@@ -37,6 +38,7 @@ from icechunk.lake.saver import GroupSaver
 from icechunk.shelf import Shelf, ShelfItem, ShelfRecord
 from tests.faults import Died, FaultyStorage
 from tests.lake.conftest import AUTHOR, ROOT, committed_array, elsewhere, make_array
+from tests.s3_server import BUCKET, KEY, SECRET, S3Server
 
 JOIN = """
 import sys
@@ -504,6 +506,39 @@ def test_one_joiner_at_a_time_holds_what_it_did(repo):
     assert name.endswith("-all")
     assert isinstance(repo.current.durable, DurableSession)
     assert joined(Client(repo_root(repo)), session.session_id).root_group["t"][0, 0] == 2
+
+
+def test_a_lake_on_s3(monkeypatch):
+    """The catalog's compare-and-swap, a shared session, and its commit, over requests."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    with S3Server.running() as server:
+        options = {
+            "endpoint_url": server.url,
+            "region": "us-east-1",
+            "allow_http": True,
+            "force_path_style": True,
+            "access_key_id": KEY,
+            "secret_access_key": SECRET,
+        }
+        client = Client(f"s3://{BUCKET}/lake", author=AUTHOR, **options)
+        repo = client.create_repo("ocean/sst")
+        committed_array(repo)
+        session_id = opened(repo).session_id
+        code = (
+            "import json, sys\n"
+            "from icechunk.lake import Client\n"
+            "root, session_id, options = sys.argv[1:]\n"
+            "repo = Client(root, **json.loads(options)).get_repo('ocean/sst')\n"
+            "repo.checkout(session_token=session_id)\n"
+            "repo.root_group['t'][2:] = 20\n"
+        )
+        elsewhere(code, client.root, session_id, json.dumps(options))
+        repo.root_group["t"][:2] = 10
+        repo.commit("by two")
+        np.testing.assert_array_equal(repo.root_group["t"][:, 0], [10, 10, 20, 20])
+        client.delete_repo("ocean/sst", confirm="ocean/sst")
+        assert client.list_repos() == []
 
 
 def repo_root(repo: Repo) -> str:
