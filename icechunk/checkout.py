@@ -229,6 +229,12 @@ class Checkout:
             self.snapshot_id = snapshot.id
             self.changes = changes
 
+    def underlay(self, base: Base) -> None:
+        """Lie on another base, with the changes as they are; whoever asks knows that they fit."""
+        with self.lock:
+            self._base = base
+            self.snapshot_id = base.snapshot.id
+
     def committed(self, snapshot: Snapshot) -> None:
         """Become read-only on the snapshot that the changes made."""
         with self.lock:
