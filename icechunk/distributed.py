@@ -14,6 +14,7 @@ import numpy as np
 
 from icechunk.checkout import Base, Checkout, SessionMode
 from icechunk.core.changes import ChangeSet
+from icechunk.core.merge import ChunkPolicy
 from icechunk.core.spans import spans_text
 from icechunk.core.wire import decode_document, encode_document, pack_table, unpack_table
 from icechunk.errors import ErrorKind, FormatError, InvalidInputError, SessionStateError
@@ -96,8 +97,17 @@ class ChunkChanges:
         return cls(tuple(arrays))
 
     @classmethod
-    def union(cls, parts: Sequence[ChunkChanges]) -> ChunkChanges:
+    def union(
+        cls, parts: Sequence[ChunkChanges], on_chunk_conflict: str = ChunkPolicy.ERROR
+    ) -> ChunkChanges:
         """Return the changes of several tasks together; the parts stay as they are.
+
+        Parameters
+        ----------
+        parts : sequence of ChunkChanges
+            In order.
+        on_chunk_conflict : {"error", "last"}
+            What to do with a chunk that several wrote: fail and name it, or keep the last.
 
         Raises
         ------
@@ -113,13 +123,19 @@ class ChunkChanges:
         for part in parts:
             for array in part.arrays:
                 by_node.setdefault(array.node_id, []).append(array)
-        return cls(tuple(map(_union, by_node.values())))
+        policy = ChunkPolicy(on_chunk_conflict)
+        return cls(tuple(_union(arrays, policy) for arrays in by_node.values()))
 
     def chunk_count(self) -> int:
         """Return how many chunks were written or deleted."""
         return sum(len(array.table) for array in self.arrays)
 
-    def merge_into(self, session: Session, origin: ForkSession) -> None:
+    def merge_into(
+        self,
+        session: Session,
+        origin: ForkSession,
+        on_chunk_conflict: str = ChunkPolicy.ERROR,
+    ) -> None:
         """Make these changes part of a session.
 
         Parameters
@@ -128,12 +144,15 @@ class ChunkChanges:
             Receives them.
         origin : ForkSession
             The fork the tasks worked on forks of; made from ``session``.
+        on_chunk_conflict : {"error", "last"}
+            What to do with a chunk that was also written to the session since ``origin`` was
+            made, so that the tasks did not see it.
 
         Raises
         ------
         SessionStateError
-            Kind ``merge-failed`` or ``merge-not-allowed``; the session was rebased since, or an
-            array was deleted. Nothing was merged.
+            Kind ``merge-failed`` or ``merge-not-allowed``; the session was rebased since, an
+            array was deleted, or chunks were written by both. Nothing was merged.
         ReadOnlyError
             Kind ``read-only-session``; the session was committed since.
         """
@@ -141,7 +160,7 @@ class ChunkChanges:
         for array in self.arrays:
             carrier.checkout.changes.edits(array.node_id, array.table.ndim).extend(array.table)
         try:
-            session.merge(carrier)
+            session.merge(carrier, on_chunk_conflict=on_chunk_conflict)
         finally:
             carrier.mark_carried()
 
@@ -164,13 +183,13 @@ def _unpickled(data: bytes) -> ChunkChanges:
         ) from e
 
 
-def _union(arrays: list[ArrayChanges]) -> ArrayChanges:
+def _union(arrays: list[ArrayChanges], policy: ChunkPolicy) -> ArrayChanges:
     first = arrays[0]
     if len(arrays) == 1:
         return first
     tables = [array.table for array in arrays]
     table = merged(tables)
-    if len(table) != sum(map(len, tables)):
+    if policy is ChunkPolicy.ERROR and len(table) != sum(map(len, tables)):
         raise SessionStateError(_shared_chunks(first.path, tables), ErrorKind.MERGE_FAILED)
     return ArrayChanges(node_id=first.node_id, path=first.path, table=table)
 

@@ -20,6 +20,7 @@ from weakref import WeakValueDictionary
 import dask
 from dask.delayed import Delayed
 
+from icechunk.core.merge import ChunkPolicy
 from icechunk.dask import _compat
 from icechunk.dask.metering import client_in_use, metering
 from icechunk.dask.reporting import change_amounts
@@ -48,12 +49,15 @@ class Landing:
         The fork of it that the tasks work on.
     token : str
         Name of the write, the same in all processes.
+    policy : ChunkPolicy
+        What to do with a chunk that the session got otherwise since the fork was made.
     """
 
     __slots__ = (
         "__weakref__",
         "_lock",
         "_origin",
+        "_policy",
         "_process_id",
         "_seen",
         "_session",
@@ -61,11 +65,18 @@ class Landing:
         "token",
     )
 
-    def __init__(self, session: Session, origin: ForkSession, token: str) -> None:
+    def __init__(
+        self,
+        session: Session,
+        origin: ForkSession,
+        token: str,
+        policy: ChunkPolicy = ChunkPolicy.ERROR,
+    ) -> None:
         self.token = token
         self.error: IcechunkError | None = None
         self._session = weakref.ref(session)
         self._origin = origin
+        self._policy = policy
         self._lock = threading.Lock()
         self._process_id = os.getpid()
         self._seen: set[str] = set()
@@ -82,9 +93,11 @@ class Landing:
         with self._lock:
             if receipt.write_id in self._seen:
                 return
+            # Computed again, the same write replaces what it wrote the first time.
+            policy = ChunkPolicy.LAST if self._seen else self._policy
             self._seen.add(receipt.write_id)
             try:
-                receipt.result.changes.merge_into(session, self._origin)
+                receipt.result.changes.merge_into(session, self._origin, policy)
                 self.error = None
             except IcechunkError as e:
                 self.error = e
@@ -176,9 +189,9 @@ def _arrive(token: str, write_id: str, result: WriteResult) -> WriteReceipt:
     return receipt
 
 
-def finish_write(token: str, results: list[WriteResult]) -> WriteReceipt:
+def finish_write(token: str, policy: ChunkPolicy, results: list[WriteResult]) -> WriteReceipt:
     """Run as the last task: merge, and land if this is the session's process."""
-    return _arrive(token, uuid.uuid4().hex, merge_results(results))
+    return _arrive(token, uuid.uuid4().hex, merge_results(policy, results))
 
 
 class PendingWrite(Delayed):  # type: ignore[misc] # dask has no types

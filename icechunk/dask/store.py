@@ -13,6 +13,7 @@ import dask.array as da
 from dask.base import flatten
 from dask.highlevelgraph import HighLevelGraph
 
+from icechunk.core.merge import ChunkPolicy
 from icechunk.dask import _compat
 from icechunk.dask.grid import aligned_sizes, shares_chunks, sizes_text, suggested_chunks
 from icechunk.dask.pending import Landing, PendingWrite, finish_write
@@ -109,6 +110,7 @@ def pending_write(
     split_every: int | None = None,
     compute_kwargs: Mapping[str, Any] | None = None,
     checksums: bool = False,
+    on_chunk_conflict: str = ChunkPolicy.ERROR,
 ) -> PendingWrite:
     """Return the write of some dask arrays as one graph, not yet computed.
 
@@ -124,6 +126,8 @@ def pending_write(
         Defaults for ``PendingWrite.compute``.
     checksums : bool
         Return a checksum of each block with the result.
+    on_chunk_conflict : {"error", "last"}
+        What to do with a chunk that two tasks wrote.
 
     Returns
     -------
@@ -131,6 +135,7 @@ def pending_write(
         One task per block, called ``icechunk-write-<name>``, and a tree of merges.
     """
     token = uuid.uuid4().hex
+    policy = ChunkPolicy(on_chunk_conflict)
     origin = session.fork()
     targets = tuple(BlockTarget.of(w.target, w.source.chunks, w.start) for w in writes)
     job = dask.delayed(
@@ -150,11 +155,11 @@ def pending_write(
         f"icechunk-merge-{token}",
         list(flatten([array.__dask_keys__() for array in written])),
         split_every=checked_split_every(split_every),
-        merge=merge_results,
-        finish=partial(finish_write, token),
+        merge=partial(merge_results, policy),
+        finish=partial(finish_write, token, policy),
     )
     graph = HighLevelGraph.from_collections(key, layer, dependencies=written)
-    landing = Landing(session, origin, token)
+    landing = Landing(session, origin, token, policy)
     layers: dict[str, Amount] = {}
     for write in writes:
         name = f"icechunk-write-{write.name}-{token}"
@@ -169,6 +174,7 @@ def store_dask(
     regions: list[tuple[slice, ...]] | None = None,
     split_every: int | None = None,
     align_chunks: bool = False,
+    on_chunk_conflict: str = ChunkPolicy.ERROR,
     progress: ProgressOption = False,
     **store_kwargs: Any,
 ) -> ForkSession:
@@ -187,6 +193,9 @@ def store_dask(
         How many change sets one merge task takes; 16 when omitted.
     align_chunks : bool
         Join blocks that share a zarr chunk, instead of refusing them.
+    on_chunk_conflict : {"error", "last"}
+        What to do with a chunk that two sources wrote: fail, or keep what the later one in
+        ``sources`` wrote. A chunk is kept whole; parts of it are not put together.
     progress : bool or callable, default: False
         Show a bar, in the terminal or the notebook; or call a function with each event, see
         `icechunk.events`.
@@ -246,6 +255,7 @@ def store_dask(
         session,
         split_every=split_every,
         compute_kwargs=checked_store_kwargs(store_kwargs),
+        on_chunk_conflict=on_chunk_conflict,
     ).compute(progress=progress)
     return session
 

@@ -20,6 +20,7 @@ from icechunk.distributed import ChunkChanges, twin_of
 if TYPE_CHECKING:
     import zarr
 
+    from icechunk.core.merge import ChunkPolicy
     from icechunk.session import ForkSession
 
 
@@ -169,10 +170,10 @@ def _checksum(target: BlockTarget, index: tuple[int, ...], block: Any) -> BlockC
     )
 
 
-def merge_results(results: list[WriteResult]) -> WriteResult:
+def merge_results(policy: ChunkPolicy, results: list[WriteResult]) -> WriteResult:
     """Merge what several tasks did into a new result; the arguments stay as they are."""
     return WriteResult(
-        changes=ChunkChanges.union([result.changes for result in results]),
+        changes=ChunkChanges.union([result.changes for result in results], policy),
         blocks=sum(result.blocks for result in results),
         size_bytes=sum(result.size_bytes for result in results),
         checksums=tuple(chain.from_iterable(result.checksums for result in results)),
