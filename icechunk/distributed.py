@@ -332,7 +332,7 @@ def merge_sessions(*sessions: Any) -> ForkSession:
     forks = list(_flat(sessions))
     if not forks:
         raise InvalidInputError("no sessions to merge.", ErrorKind.NOT_ALLOWED)
-    first, *others = forks
+    first, *others = {id(fork): fork for fork in forks}.values()  # tasks may share a fork
     first.merge(*others)
     return first
 
