@@ -19,10 +19,11 @@ from icechunk.cli import render, writing
 from icechunk.cli.cluster import computing
 from icechunk.cli.exits import CommandError, ExitCode
 from icechunk.cli.progress import progress
-from icechunk.cli.repos import is_url, names_by_snapshot, snapshot_data, storage_at
+from icechunk.cli.repos import names_by_snapshot, snapshot_data, storage_at
 from icechunk.cli.weather import VARIABLES, Archive, plan_archive, weather
 from icechunk.dask import plan_write
 from icechunk.events import NOTHING, Amount
+from icechunk.inputs.kinds import is_url
 from icechunk.repository import Repository
 from icechunk.xarray import to_icechunk
 

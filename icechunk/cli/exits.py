@@ -21,6 +21,7 @@ from icechunk.errors import (
     ReadOnlyError,
     SessionStateError,
 )
+from icechunk.inputs.problems import InputError, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,6 +130,14 @@ _HINTS: Final[dict[str, str]] = {
 }
 
 
+_INPUT_CODES: Final = {
+    Reason.FAILED: ExitCode.FAILURE,
+    Reason.USAGE: ExitCode.USAGE,
+    Reason.NOT_FOUND: ExitCode.NOT_FOUND,
+    Reason.CONFLICT: ExitCode.CONFLICT,
+}
+
+
 def _code_of(error: IcechunkError) -> ExitCode:
     match error:
         case NotFoundError():
@@ -171,6 +180,8 @@ def failure_of(error: BaseException) -> Failure:
             detail = f" ({error})" if isinstance(error, IcechunkError) else ""
             return Failure(message=f"{what}{detail}", hint=hint, code=ExitCode.FAILURE)
     for link in _chain(error):
+        if isinstance(link, InputError):
+            return Failure(message=link.what, hint=link.hint, code=_INPUT_CODES[link.reason])
         if isinstance(link, IcechunkError):
             advice = _HINTS.get(link.kind)
             return Failure(message=link.message, hint=advice, code=_code_of(link))

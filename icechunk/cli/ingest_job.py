@@ -11,21 +11,23 @@ import xarray as xr
 from zarr.errors import ContainsArrayError, ContainsGroupError
 
 from icechunk._units import count_text, seconds_text
-from icechunk.cli import joining, prepare, raw, render, writing
+from icechunk.cli import render, writing
 from icechunk.cli.cluster import computing
 from icechunk.cli.exits import CommandError, ExitCode
-from icechunk.cli.repos import branch_tip, is_url, open_repository, storage_at
-from icechunk.cli.sources import AS_STORED, open_source
+from icechunk.cli.repos import branch_tip, open_repository, storage_at
 from icechunk.dask import WritePlan, plan_write
 from icechunk.errors import RepositoryNotFoundError
+from icechunk.inputs import joining, prepare, raw
+from icechunk.inputs.kinds import is_url
+from icechunk.inputs.sources import AS_STORED, open_source
 from icechunk.repository import Repository
 from icechunk.storage import in_memory_storage
 from icechunk.xarray import to_icechunk
 
 if TYPE_CHECKING:
     from icechunk.cli.console import Output
-    from icechunk.cli.options import Region
     from icechunk.cli.request import IngestRequest
+    from icechunk.inputs.kinds import Region
     from icechunk.session import Session
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 import typer
 
 from icechunk._units import parse_bytes
+
+if TYPE_CHECKING:
+    from icechunk.inputs.kinds import Chunks, Region
 
 REPO_HELP: Final = (
     "The repository: a directory, s3://bucket/prefix, memory://name, or any fsspec URL."
@@ -33,9 +36,6 @@ StorageOptions: TypeAlias = Annotated[
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print plain JSON data.")]
 
 _RANGE: Final = re.compile(r"([0-9]*):([0-9]*)\Z")
-
-Chunks: TypeAlias = dict[str, int | Literal["auto"]]
-Region: TypeAlias = dict[str, slice | Literal["auto"]]
 
 
 def parse_pairs(values: list[str] | None, option: str) -> dict[str, Any]:

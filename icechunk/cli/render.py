@@ -221,8 +221,8 @@ def plan(data: Mapping[str, Any]) -> RenderableType:
         f"{merges}, {bytes_text(data['wire_bytes'])} of change sets from tasks to here",
         (
             f"to storage: {bytes_text(data['upload_bytes'])} of chunks before compression, "
-            f"{bytes_text(data['manifest_bytes'])} of manifests, {data['commit_requests']} requests "
-            "to commit"
+            f"{bytes_text(data['manifest_bytes'])} of manifests, "
+            f"{data['commit_requests']} requests to commit"
         ),
     ]
     if "commits" in data:

@@ -16,6 +16,7 @@ from icechunk.errors import (
     RepositoryNotFoundError,
 )
 from icechunk.ids import OBJECT_ID_BYTES
+from icechunk.inputs.kinds import is_url
 from icechunk.repository import Repository
 from icechunk.storage.url import storage_for_url
 
@@ -28,11 +29,6 @@ if TYPE_CHECKING:
 
 _ID_CHARACTERS: Final = -(-OBJECT_ID_BYTES * 8 // 5)
 _SHORTEST_PREFIX: Final = 4
-
-
-def is_url(location: str) -> bool:
-    """Return whether a location is a URL rather than a path."""
-    return "://" in location
 
 
 def storage_at(location: str, options: list[str] | None) -> Storage:

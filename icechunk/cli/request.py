@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from icechunk.cli.options import Chunks, Region
+    from icechunk.inputs.kinds import Chunks, Region
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -374,7 +374,7 @@ def test_sources_that_cannot_be_read(cli: Cli, files: list[str]) -> None:
 
 
 def test_a_missing_library_names_the_extra(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("icechunk.cli.sources.find_spec", lambda _name: None)
+    monkeypatch.setattr("icechunk.inputs.sources.find_spec", lambda _name: None)
     (cli.directory / "x.grib").write_bytes(b"GRIB....")
     assert "pip install 'icechunk[grib]'" in cli("ingest", "x.grib", "repo", code=1).err
 

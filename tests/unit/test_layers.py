@@ -90,6 +90,7 @@ LAYERS = {
     "icechunk.lake": 9,
     "icechunk.dask": 9,
     "icechunk.xarray": 9,
+    "icechunk.inputs": 9,
     "icechunk.cli": 9,
     "icechunk.testing": 9,
 }
@@ -98,11 +99,18 @@ TOP = 10
 
 # Which modules may import a library at all, by prefix; the command line has everything.
 LIBRARIES = {
-    "dask": ("icechunk.dask", "icechunk.xarray", "icechunk.cli", "icechunk.lake.virtual"),
+    "dask": (
+        "icechunk.dask",
+        "icechunk.inputs",
+        "icechunk.xarray",
+        "icechunk.cli",
+        "icechunk.lake.virtual",
+    ),
     "distributed": ("icechunk.dask", "icechunk.cli"),
     "xarray": (
         "icechunk.xarray",
         "icechunk.dask.ingest",
+        "icechunk.inputs",
         "icechunk.cli",
         "icechunk.lake.repo",
         "icechunk.lake.virtual",

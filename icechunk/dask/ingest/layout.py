@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 import xarray as xr
 import zarr
 
-from icechunk.cli import joining, prepare, raw
-from icechunk.cli.exits import CommandError
-from icechunk.cli.sources import AS_STORED
 from icechunk.dask import _compat as dask_compat
 from icechunk.dask.collect import BlockCollector
 from icechunk.dask.ingest.sources import FileSource, Source
 from icechunk.dask.ingest.units import Unit, cut_at, cut_evenly
 from icechunk.errors import AlreadyExistsError, ErrorKind, InvalidInputError
+from icechunk.inputs import joining, prepare, raw
+from icechunk.inputs.sources import AS_STORED
 from icechunk.xarray import _compat
 
 if TYPE_CHECKING:
@@ -167,13 +166,6 @@ def lay_out(session: Session, source: Source, placing: Placing) -> Layout:
     InvalidInputError
         Kind ``not-allowed``; the sources do not go together, or not with what is there.
     """
-    try:
-        return _lay_out(session, source, placing)
-    except CommandError as e:
-        raise InvalidInputError(str(e), ErrorKind.NOT_ALLOWED) from e
-
-
-def _lay_out(session: Session, source: Source, placing: Placing) -> Layout:
     opened = [(name, source.open(which)) for which, name in enumerate(source.names)]
     whole = joining.combined(opened, placing.append_dim)
     dim = _dimension(whole, placing)
@@ -385,24 +377,21 @@ def _unit_dataset(source: Source, layout: Layout, unit: Unit, there: xr.Dataset)
     dim = str(layout.dim)
     parts = []
     pieces = layout.pieces(unit)
-    try:
-        for which, _, _ in pieces:
-            name = source.names[which]
-            joined = source.open(which)
-            if len(source.names) > 1 or dim not in joined.dims:
-                joined = joining.combined([(name, joined)], dim)
-            if joined.sizes[dim] != layout.lengths[which]:
-                raise InvalidInputError(
-                    f"{name} has {joined.sizes[dim]} elements along {dim}; when the job was "
-                    f"planned it had {layout.lengths[which]}. Start a new job.",
-                    ErrorKind.NOT_ALLOWED,
-                )
-            only = joining.with_times_of(there, joined).reset_coords()
-            only = only.drop_vars(set(only.variables) - set(layout.names))
-            parts.append((name, only))
-        whole = joining.combined(parts, dim)
-    except CommandError as e:
-        raise InvalidInputError(str(e), ErrorKind.NOT_ALLOWED) from e
+    for which, _, _ in pieces:
+        name = source.names[which]
+        joined = source.open(which)
+        if len(source.names) > 1 or dim not in joined.dims:
+            joined = joining.combined([(name, joined)], dim)
+        if joined.sizes[dim] != layout.lengths[which]:
+            raise InvalidInputError(
+                f"{name} has {joined.sizes[dim]} elements along {dim}; when the job was "
+                f"planned it had {layout.lengths[which]}. Start a new job.",
+                ErrorKind.NOT_ALLOWED,
+            )
+        only = joining.with_times_of(there, joined).reset_coords()
+        only = only.drop_vars(set(only.variables) - set(layout.names))
+        parts.append((name, only))
+    whole = joining.combined(parts, dim)
     start = pieces[0][1]
     return whole.isel({dim: slice(start, start + unit.stop - unit.start)})
 

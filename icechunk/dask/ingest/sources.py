@@ -13,12 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from icechunk.cli import prepare
-from icechunk.cli.exits import CommandError
-from icechunk.cli.repos import is_url
-from icechunk.cli.sources import open_source
 from icechunk.dask.planner import as_dataset
 from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk.inputs import prepare
+from icechunk.inputs.kinds import is_url
+from icechunk.inputs.sources import open_source
 
 # How to get at a file is asked for again: it may hold secrets, and a job's record is no place for
 # those.
@@ -92,15 +91,12 @@ class FileSource:
                 "written already. Start a new job.",
                 ErrorKind.NOT_ALLOWED,
             )
-        try:
-            dataset, zarr_format_3 = open_source(
-                path,
-                engine=self.files.engine,
-                options=self.files.open_options,
-                decode=self.files.decode,
-            )
-        except CommandError as e:
-            raise InvalidInputError(str(e), ErrorKind.NOT_ALLOWED) from e
+        dataset, zarr_format_3 = open_source(
+            path,
+            engine=self.files.engine,
+            options=self.files.open_options,
+            decode=self.files.decode,
+        )
         return prepare.cleaned(dataset, zarr_format_3=zarr_format_3, remark=_unremarked)
 
     def facts(self) -> dict[str, Any]:

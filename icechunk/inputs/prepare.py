@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 import dask.array as da
 import numpy as np
 
-from icechunk.cli.exits import CommandError, ExitCode
+from icechunk.inputs.problems import InputError, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     import xarray as xr
 
-    from icechunk.cli.options import Chunks
+    from icechunk.inputs.kinds import Chunks
 
 _KEPT_OF_ZARR: Final = (
     "chunks", "shards", "compressors", "filters", "serializer", "fill_value",
@@ -133,17 +133,17 @@ def chunked(
 
     Raises
     ------
-    CommandError
+    InputError
         A dimension that does not exist.
     """
     wanted = dict(chunks) if isinstance(chunks, dict) else {}
     unknown = sorted(set(wanted) - {str(d) for d in dataset.dims})
     if unknown:
         dims = ", ".join(f"{d} {n}" for d, n in dataset.sizes.items())
-        raise CommandError(
+        raise InputError(
             f"--chunks: there is no dimension {', '.join(unknown)}",
             f"Dimensions are: {dims}.",
-            ExitCode.USAGE,
+            Reason.USAGE,
         )
     if explicit_only and not wanted and chunks != "auto":
         return dataset

@@ -13,8 +13,8 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from icechunk.cli.exits import CommandError, ExitCode
-from icechunk.cli.prepare import is_nan
+from icechunk.inputs.prepare import is_nan
+from icechunk.inputs.problems import InputError, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -42,15 +42,15 @@ def combined(datasets: Sequence[tuple[str, xr.Dataset]], dim: str | None) -> xr.
 
     Raises
     ------
-    CommandError
+    InputError
         They differ in variables, types, packing, or in a variable that does not grow.
     """
     if dim is None:
         if len(datasets) > 1:
-            raise CommandError(
+            raise InputError(
                 f"{len(datasets)} sources, but no dimension to join them along",
                 "Name it: --append-dim time. Or ingest them one by one, each to its own --group.",
-                ExitCode.USAGE,
+                Reason.USAGE,
             )
         return datasets[0][1]
     grown = [(name, _with_dim(name, dataset, dim)) for name, dataset in datasets]
@@ -88,8 +88,8 @@ def _with_dim(name: str, dataset: xr.Dataset, dim: str) -> xr.Dataset:
             grown[variable].encoding = encoding
         return grown
     dims = ", ".join(str(d) for d in dataset.dims)
-    raise CommandError(
-        f"{name}: there is no dimension {dim}", f"Its dimensions are: {dims}.", ExitCode.USAGE
+    raise InputError(
+        f"{name}: there is no dimension {dim}", f"Its dimensions are: {dims}.", Reason.USAGE
     )
 
 
@@ -157,7 +157,7 @@ def check_joinable(
 
     Raises
     ------
-    CommandError
+    InputError
         Kind of exit ``CONFLICT``; names the variable and the difference.
     """
     growing = {str(n) for n, v in base.variables.items() if dim in v.dims}
@@ -165,10 +165,10 @@ def check_joinable(
     extra = {str(n) for n, v in new.variables.items() if dim in v.dims} - growing
     for names, lacking, having in ((missing, new_name, base_name), (extra, base_name, new_name)):
         if names:
-            raise CommandError(
+            raise InputError(
                 f"{', '.join(sorted(names))}: in {having}, but not in {lacking}",
                 "What is joined must have the same variables along the dimension.",
-                ExitCode.CONFLICT,
+                Reason.CONFLICT,
             )
     for name in map(str, new.variables):
         if name in base.variables:
@@ -185,10 +185,10 @@ def _check_variable(
                 name, f"length along {axis}", (size, new_name), (base.sizes[axis], base_name)
             )
     if dim not in new.dims and not _same_values(new, base):
-        raise CommandError(
+        raise InputError(
             f"{name}: its values in {new_name} are not those in {base_name}",
             f"Only variables along {dim} can differ between what is joined.",
-            ExitCode.CONFLICT,
+            Reason.CONFLICT,
         )
 
 
@@ -199,7 +199,7 @@ def check_meaning(
 
     Raises
     ------
-    CommandError
+    InputError
         Dimensions, data type or packing differ.
     """
     if new.dims != base.dims:
@@ -225,7 +225,7 @@ def beside(new: xr.Dataset, new_name: str, base: xr.Dataset, base_name: str) -> 
 
     Raises
     ------
-    CommandError
+    InputError
         A dimension, or its coordinate, that what stays in the group uses differently.
     """
     present = [n for n in new.xindexes if n in base.variables and n in new.variables]
@@ -245,10 +245,10 @@ def beside(new: xr.Dataset, new_name: str, base: xr.Dataset, base_name: str) -> 
                 f"Other variables there use {dim}. --group PATH puts the source elsewhere.",
             )  # fmt: skip
         if dim in present and dim not in equal:
-            raise CommandError(
+            raise InputError(
                 f"{dim}: its values in {new_name} are not those in {base_name}",
                 f"Other variables there use {dim}. --group PATH puts the source elsewhere.",
-                ExitCode.CONFLICT,
+                Reason.CONFLICT,
             )
     return new.drop_vars(equal)
 
@@ -260,7 +260,7 @@ def check_region(
 
     Raises
     ------
-    CommandError
+    InputError
         Packing differs, or the coordinates or static variables of the two.
     """
     for name in map(str, new.variables):
@@ -270,10 +270,10 @@ def check_region(
         static = name in new.xindexes or not place
         if static and not _same_values(ours, base[name].variable.isel(place)):
             where = f"{base_name} there" if place else base_name
-            raise CommandError(
+            raise InputError(
                 f"{name}: its values in {new_name} are not those of {where}",
                 f"To find the place by values: --region {name}=auto" if place else None,
-                ExitCode.CONFLICT,
+                Reason.CONFLICT,
             )
 
 
@@ -282,7 +282,7 @@ def check_no_overlap(new: xr.Dataset, base: xr.Dataset, dim: str, place: str) ->
 
     Raises
     ------
-    CommandError
+    InputError
         The same source was probably ingested before.
     """
     if dim not in new.variables or dim not in base.variables:
@@ -291,11 +291,11 @@ def check_no_overlap(new: xr.Dataset, base: xr.Dataset, dim: str, place: str) ->
     if repeated.size:
         first = new[dim].isel({dim: slice(1)}).copy(data=repeated[:1])
         shown = str(first.values[0])
-        raise CommandError(
+        raise InputError(
             f"{repeated.size} of {new.sizes[dim]} values of {dim} are in {place} already, "
             f"the first is {shown}",
             f"Was this ingested before? To write over them: --region {dim}=auto",
-            ExitCode.CONFLICT,
+            Reason.CONFLICT,
         )
 
 
@@ -305,9 +305,9 @@ def _difference(
     ours: tuple[object, str],
     theirs: tuple[object, str],
     hint: str | None = None,
-) -> CommandError:
+) -> InputError:
     message = f"{name}: {what} is {ours[0]} in {ours[1]}, but {theirs[0]} in {theirs[1]}"
-    return CommandError(message, hint, ExitCode.CONFLICT)
+    return InputError(message, hint, Reason.CONFLICT)
 
 
 def _packing(variable: xr.Variable, key: str) -> Any:

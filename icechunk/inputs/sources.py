@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 import xarray as xr
 import zarr
 
-from icechunk.cli.exits import CommandError, ExitCode
-from icechunk.cli.repos import is_url
 from icechunk.errors import IcechunkError
+from icechunk.inputs.kinds import is_url
+from icechunk.inputs.problems import InputError, Reason
 from icechunk.repository import Repository
 from icechunk.storage import local_filesystem_storage
 
@@ -72,7 +72,7 @@ def open_source(
 
     Raises
     ------
-    CommandError
+    InputError
         Nothing there, nothing known, a library missing, or content that cannot be read.
     """
     chosen = engine or _engine_of(source)
@@ -95,10 +95,10 @@ def open_source(
             backend_kwargs=dict(options),
             **how,
         )
-    except (CommandError, IcechunkError, MemoryError):
+    except (InputError, IcechunkError, MemoryError):
         raise
     except Exception as error:
-        raise CommandError(
+        raise InputError(
             f"{source}: cannot be read with engine {chosen}: {_first_line(error)}",
             _reading_hint(chosen, error),
         ) from error
@@ -156,23 +156,23 @@ def _engine_of(source: str) -> str:
             return ICECHUNK
         if any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zmetadata")):
             return "zarr"
-        raise CommandError(
+        raise InputError(
             f"{source}: this directory is no Zarr store and no repository",
             "Name the files in it instead.",
-            ExitCode.USAGE,
+            Reason.USAGE,
         )
     if not path.is_file():
-        raise CommandError(f"{source}: no such file", None, ExitCode.NOT_FOUND)
+        raise InputError(f"{source}: no such file", None, Reason.NOT_FOUND)
     kind = _kind_of(path)
     if kind is None:
-        raise CommandError(
+        raise InputError(
             f"{source}: not a netCDF, HDF5 or GRIB file",
             "If xarray can open it, name the engine with --engine.",
         )
     for engine, modules in _ENGINES[kind].items():
         if all(find_spec(module) is not None for module in modules):
             return engine
-    raise CommandError(
+    raise InputError(
         f"{source}: reading it needs {' or '.join(_ENGINES[kind])}",
         f"pip install 'icechunk[{_EXTRAS[kind]}]'",
     )
@@ -181,10 +181,10 @@ def _engine_of(source: str) -> str:
 def _engine_of_url(source: str) -> str:
     bare = source.partition("?")[0].rstrip("/")
     if bare.endswith((".nc", ".nc4", ".h5", ".hdf5", ".grib", ".grib2", ".grb")):
-        raise CommandError(
+        raise InputError(
             f"{source}: only Zarr stores are read from URLs",
             "Download the file first, or name an engine that opens URLs with --engine.",
-            ExitCode.USAGE,
+            Reason.USAGE,
         )
     return "zarr"
 

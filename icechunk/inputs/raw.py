@@ -13,8 +13,8 @@ import numpy as np
 import zarr
 from dask.base import is_dask_collection
 
-from icechunk.cli.exits import CommandError, ExitCode
 from icechunk.dask.store import store_dask
+from icechunk.inputs.problems import InputError, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from icechunk._typing import AnyArray
-    from icechunk.cli.options import Region
+    from icechunk.inputs.kinds import Region
     from icechunk.session import Session
 
 
@@ -122,7 +122,7 @@ def find_region(
 
     Raises
     ------
-    CommandError
+    InputError
         A dimension that is not there, values that are not there, a size that does not fit.
     """
     wanted: dict[str, Any] = (
@@ -132,8 +132,8 @@ def find_region(
     for dim, span in wanted.items():
         if dim not in dataset.dims or dim not in there.dims:
             where = "the source" if dim not in dataset.dims else place
-            raise CommandError(
-                f"--region: there is no dimension {dim} in {where}", None, ExitCode.USAGE
+            raise InputError(
+                f"--region: there is no dimension {dim} in {where}", None, Reason.USAGE
             )
         size, length = dataset.sizes[dim], there.sizes[dim]
         if span == "auto":
@@ -142,30 +142,30 @@ def find_region(
         start, stop, _ = span.indices(length)
         if stop - start != size or (span.stop or length) > length:
             given = f"{span.start}:{'' if span.stop is None else span.stop}"
-            raise CommandError(
+            raise InputError(
                 f"--region {dim}={given} is {max(stop - start, 0)} of {length} in {place}, "
                 f"but the source has {size}",
                 f"To find the place by the values of {dim}: --region {dim}=auto",
-                ExitCode.USAGE,
+                Reason.USAGE,
             )
         found[dim] = slice(start, stop)
     for other, size in dataset.sizes.items():
         dim = str(other)
         if dim in there.sizes and dim not in found and size != there.sizes[dim]:
-            raise CommandError(
+            raise InputError(
                 f"{dim} has {size} elements in the source, but {there.sizes[dim]} in {place}",
                 f"Say where they go: --region {dim}=START:STOP",
-                ExitCode.USAGE,
+                Reason.USAGE,
             )
     return found
 
 
 def _coordinate(dataset: xr.Dataset, dim: str) -> AnyArray:
     if dim not in dataset.variables:
-        raise CommandError(
+        raise InputError(
             f"--region {dim}=auto needs values of {dim}, on both sides",
             f"Give the positions: --region {dim}=START:STOP",
-            ExitCode.USAGE,
+            Reason.USAGE,
         )
     values: AnyArray = dataset[dim].values
     return values
@@ -176,8 +176,8 @@ def _by_values(dim: str, ours: AnyArray, theirs: AnyArray, place: str) -> slice:
     for start in starts.tolist():
         if np.array_equal(theirs[start : start + ours.size], ours):
             return slice(start, start + ours.size)
-    raise CommandError(
+    raise InputError(
         f"the values of {dim} are not in {place}, or not next to each other there",
         f"To add them at the end: --append-dim {dim}",
-        ExitCode.NOT_FOUND,
+        Reason.NOT_FOUND,
     )

@@ -1,0 +1,1 @@
+"""Datasets to be written: opened as they are stored, made writable, and joined."""
