@@ -8,18 +8,21 @@ session and then reads the items. So what was acknowledged is in the commit.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from icechunk._io.limits import gather_limited
+from icechunk._io.limits import Limiter, gather_limited
 from icechunk.checkout import Base, Checkout, SessionMode
 from icechunk.core.changes import ChangeSet, table_of
 from icechunk.core.conflicts import ConflictDetector
 from icechunk.core.merge import merge_changes
 from icechunk.errors import (
+    AlreadyExistsError,
     ErrorKind,
     FormatError,
     IcechunkError,
@@ -36,7 +39,7 @@ from icechunk.shelf import Shelf, ShelfItem, ShelfRecord
 from icechunk.transaction import CommitRequest, commit_changes, rebase_changes, require_unconflicted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
     from typing import Any
 
     from icechunk.format.chunk_table import ChunkRef, Coordinate
@@ -49,6 +52,7 @@ COMMIT_SESSION_KEY: Final = "lake_session"
 
 _ITEM: Final = re.compile(r"(?P<joiner>[0-9a-f]+)-(?P<number>[0-9]{10})-(?P<what>all|more)")
 _LEASE: Final = timedelta(minutes=2)
+_RENEWAL: Final = timedelta(seconds=30)
 _READ_TRIES: Final = 20
 _CONCURRENT_READS: Final = 16
 _REBASES: Final = 1000
@@ -99,6 +103,7 @@ class DurableSession:
         self._items: list[str] = []
         self._unsaved = _Unsaved()
         self._saver = GroupSaver(self._save)
+        self._one_commit = Limiter(1)
 
     # -- beginning ----------------------------------------------------------------------------
 
@@ -170,7 +175,9 @@ class DurableSession:
     async def store(self) -> str:
         """Put the session on its shelf, if it is not there yet, and return its id."""
         if not self._stored:
-            await self._shelf.create(self.info.to_record())
+            # The id is random: one that exists was made by another thread or a lost request.
+            with suppress(AlreadyExistsError):
+                await self._shelf.create(self.info.to_record())
             self._stored = True
         return self.info.session_id
 
@@ -178,23 +185,24 @@ class DurableSession:
         checkout = self.fork.checkout
         with checkout.lock:
             unsaved, self._unsaved = self._unsaved, _Unsaved()
+            base = checkout.snapshot_id
             changes = (
                 checkout.changes.copy() if unsaved.everything else _saved_chunks(checkout, unsaved)
             )
         if not unsaved.everything and changes.is_empty():
             return
         try:
-            await self._put(changes, everything=unsaved.everything)
+            await self._put(base, changes, everything=unsaved.everything)
         except BaseException:
             with checkout.lock:
                 self._unsaved.add(unsaved)
             raise
 
-    async def _put(self, changes: ChangeSet, *, everything: bool) -> None:
+    async def _put(self, base: ObjectId, changes: ChangeSet, *, everything: bool) -> None:
         await self.store()
         self._number += 1
         name = f"{self._joiner}-{self._number:010}-{'all' if everything else 'more'}"
-        item = ShelfItem(name=name, base=self.fork.checkout.snapshot_id, changes=changes)
+        item = ShelfItem(name=name, base=base, changes=changes)
         if not await self._shelf.put(self.info.session_id, item):
             raise SessionStateError(
                 f"somebody else writes to session {self.info.session_id} under this process's "
@@ -216,16 +224,29 @@ class DurableSession:
         return _united([part.changes for part in await self._parts()])
 
     async def refresh(self) -> None:
-        """See what others did meanwhile; own changes stay on top."""
+        """See what others did meanwhile; own changes stay on top.
+
+        Raises
+        ------
+        RebaseFailedError
+            Somebody moved the session to a newer commit, and the same paths were changed here and
+            on the branch; names them.
+        """
         await self.saved()
         if not self._stored:
             return
         self.info = await self._look()
         others = [part.changes for part in await self._parts() if part.joiner != self._joiner]
-        base = parse_object_id(self.info.base)
-        moved = base != self.fork.checkout.snapshot_id
+        base, checkout = parse_object_id(self.info.base), self.fork.checkout
+        moved = base != checkout.snapshot_id
+        with checkout.lock:
+            own = checkout.changes.copy()
+        if moved and not own.is_empty():
+            # Who moved the session may not have seen what was written here at the same time.
+            behind = await _checkout(self.repository, checkout.snapshot_id, own)
+            await require_unconflicted(behind, base)
         self.fork.underlay(await self.repository.state.assets.snapshot(base), _united(others))
-        if moved and not self.fork.checkout.changes.is_empty():
+        if moved and not checkout.changes.is_empty():
             self.note_all()
             await self.saved()
 
@@ -263,10 +284,14 @@ class DurableSession:
         """
         branch = self.require_branch()
         await self.saved()
+        await self.store()
+        self.info = await self._look()
+        before = self.info.base
         checkout = await self._united_checkout()
         await rebase_changes(checkout, branch, ConflictDetector())
         tip = id_text(checkout.snapshot_id)
-        await self._change(lambda info: replace(info, base=tip))
+        # Who was faster may have moved it further; back it never goes.
+        await self._change(lambda info: replace(info, base=tip) if info.base == before else info)
         await self.refresh()
 
     async def commit(
@@ -302,24 +327,47 @@ class DurableSession:
         if not self._stored:
             self.require_usable()
             return None
-        await self._change(self._claimed, guarded=False)
-        try:
-            done = await self._found_in_history()
+        async with self._one_commit, self._claim_held():
+            try:
+                done = await self._found_in_history()
+                if done is None:
+                    done = await self._commit_once(message, metadata, auto_ff=auto_ff)
+            except IcechunkError:
+                done = await self._found_in_history()
+                if done is None:
+                    await self._change(self._released, guarded=False)
+                    raise
             if done is None:
-                done = await self._commit_once(message, metadata, auto_ff=auto_ff)
-        except IcechunkError:
-            done = await self._found_in_history()
-            if done is None:
-                await self._change(_released, guarded=False)
-                raise
-        if done is None:
-            await self._change(_released, guarded=False)
-            return None
-        await self._change(
-            lambda info: replace(info, state=State.COMMITTED, commit=done), guarded=False
-        )
+                await self._change(self._released, guarded=False)
+                return None
+            await self._change(
+                lambda info: replace(info, state=State.COMMITTED, commit=done), guarded=False
+            )
         await self._discard_items()
         return done
+
+    @asynccontextmanager
+    async def _claim_held(self) -> AsyncIterator[None]:
+        """Mark the session as being committed by this joiner, for as long as that takes.
+
+        A claim that ran out is taken over, so it is renewed while its holder lives.
+        """
+        await self._change(self._claimed, guarded=False)
+
+        async def renew() -> None:
+            while True:
+                await asyncio.sleep(_RENEWAL.total_seconds())
+                try:
+                    await self._change(self._renewed, guarded=False)
+                except IcechunkError:
+                    continue  # the next time may come before the claim runs out
+
+        renewal = asyncio.create_task(renew())
+        try:
+            yield
+        finally:
+            renewal.cancel()
+            await asyncio.wait([renewal])
 
     async def _commit_once(
         self, message: str, metadata: Mapping[str, Any], *, auto_ff: bool
@@ -384,11 +432,31 @@ class DurableSession:
                     f"that have died, commit again after {info.lease_until:%H:%M:%S} UTC.",
                     ErrorKind.NOT_ALLOWED,
                 )
+            if at >= info.expires_at:  # what it needs may have been collected since
+                raise SessionStateError(
+                    f"session {info.session_id} expired while it was being committed. If that "
+                    f"went well, its commit is in the history of {info.branch}; else open a new "
+                    "session: repo.checkout(ref).",
+                    ErrorKind.NOT_ALLOWED,
+                )
         else:
             info.require_active(at)
         return replace(
             info, state=State.COMMITTING, committer=self._joiner, lease_until=at + _LEASE
         )
+
+    def _renewed(self, info: SessionInfo) -> SessionInfo:
+        """Return the session with a longer claim, if this one still commits it."""
+        return replace(info, lease_until=now() + _LEASE) if self._holds(info) else info
+
+    def _released(self, info: SessionInfo) -> SessionInfo:
+        """Return the session taking changes again, unless another took the commit over."""
+        if not self._holds(info):
+            return info
+        return replace(info, state=State.ACTIVE, committer=None, lease_until=None)
+
+    def _holds(self, info: SessionInfo) -> bool:
+        return info.state is State.COMMITTING and info.committer == self._joiner
 
     async def _discard_items(self) -> None:
         names = await self._shelf.names(self.info.session_id)
@@ -458,7 +526,7 @@ def _part(joiner: str, items: Sequence[ShelfItem]) -> _Part:
     for item in items:
         if item.base is None or item.changes is None:
             raise FormatError(f"item {item.name} holds no changes.", ErrorKind.DESERIALIZATION)
-        base = item.base
+        base = base or item.base  # conflicts are looked for since the oldest
         merge_changes(changes, item.changes)
     assert base is not None, "each joiner was found by an item"
     return _Part(joiner, base, changes)
@@ -507,10 +575,6 @@ async def _checkout(repository: Repository, base: ObjectId, changes: ChangeSet) 
         base=Base.of(snapshot),
         changes=changes,
     )
-
-
-def _released(info: SessionInfo) -> SessionInfo:
-    return replace(info, state=State.ACTIVE, committer=None, lease_until=None)
 
 
 def _gone(session_id: str) -> SessionStateError:

@@ -114,8 +114,11 @@ class SessionInfo:
 
     def to_record(self) -> ShelfRecord:
         """Return it as the shelf keeps it; nothing of an ended session is needed any more."""
-        ended = self.state in {State.COMMITTED, State.ABANDONED}
-        expires = self.created_at if ended else self.expires_at
+        expires = self.expires_at
+        if self.state in {State.COMMITTED, State.ABANDONED}:
+            expires = self.created_at
+        elif self.lease_until is not None:  # a commit that began in time needs it to its end
+            expires = max(expires, self.lease_until)
         return ShelfRecord(
             shelf_id=self.session_id,
             kind=SHELF_KIND,
