@@ -262,13 +262,20 @@ class Shelf:
         for record in await self.records():
             if not record.is_live(at_us):
                 continue
-            for name in await self.names(record.shelf_id):
-                try:
-                    item = await self.item(record.shelf_id, name)
-                except NotFoundError:
-                    continue  # committed and discarded since it was listed
-                if item.changes is not None:
-                    yield item.changes
+            read: set[str] = set()
+            complete = False
+            while not complete:
+                complete = True
+                for name in sorted((await self.names(record.shelf_id)).keys() - read):
+                    read.add(name)
+                    try:
+                        item = await self.item(record.shelf_id, name)
+                    except NotFoundError:
+                        # It was committed, or gave way to one that was not listed yet.
+                        complete = False
+                        continue
+                    if item.changes is not None:
+                        yield item.changes
 
     # -- bytes --------------------------------------------------------------------------------
 
