@@ -112,6 +112,45 @@ class SessionInfo:
         """Return the session with another life, counted from its start."""
         return replace(self, expires_at=self.created_at + checked_life(expires_in))
 
+    def claimed(self, committer: str, at: datetime, lease: timedelta) -> Self:
+        """Return the session as it is while somebody commits it.
+
+        Raises
+        ------
+        SessionStateError
+            Kind ``not-allowed``; it ended, or another is committing it.
+        """
+        if self.state is State.COMMITTING:
+            if self.committer != committer and self.lease_until and at < self.lease_until:
+                raise SessionStateError(
+                    f"session {self.session_id} is being committed by another process. Should "
+                    f"that have died, commit again after {self.lease_until:%H:%M:%S} UTC.",
+                    ErrorKind.NOT_ALLOWED,
+                )
+            if at >= self.expires_at:  # what it needs may have been collected since
+                raise SessionStateError(
+                    f"session {self.session_id} expired while it was being committed. If that "
+                    f"went well, its commit is in the history of {self.branch}; else open a new "
+                    "session: repo.checkout(ref).",
+                    ErrorKind.NOT_ALLOWED,
+                )
+        else:
+            self.require_active(at)
+        return replace(self, state=State.COMMITTING, committer=committer, lease_until=at + lease)
+
+    def renewed(self, committer: str, lease_until: datetime) -> Self:
+        """Return the session with a longer claim, if it is still that committer's."""
+        return replace(self, lease_until=lease_until) if self._held_by(committer) else self
+
+    def released(self, committer: str) -> Self:
+        """Return the session taking changes again, unless another took the commit over."""
+        if not self._held_by(committer):
+            return self
+        return replace(self, state=State.ACTIVE, committer=None, lease_until=None)
+
+    def _held_by(self, committer: str) -> bool:
+        return self.state is State.COMMITTING and self.committer == committer
+
     def to_record(self) -> ShelfRecord:
         """Return it as the shelf keeps it; nothing of an ended session is needed any more."""
         expires = self.expires_at

@@ -18,6 +18,7 @@ from icechunk.errors import (
     SessionStateError,
 )
 from icechunk.format.snapshot import NodeTable
+from icechunk.lake.committing import commit_session, fast_forward
 from icechunk.lake.containers import reaching
 from icechunk.lake.durable import DurableSession
 from icechunk.lake.filters import filtered_names
@@ -301,7 +302,9 @@ class AsyncRepo(AsyncRefs, AsyncVirtualRepo):
         session = await self._writing()
         durable = session.durable
         branch = durable.require_branch()
-        done = await durable.commit(message, author_metadata(self._author), auto_ff=auto_ff)
+        done = await commit_session(
+            durable, message, author_metadata(self._author), auto_ff=auto_ff
+        )
         if done is not None or not checkout_for_writing:
             await self.checkout(branch, for_writing=checkout_for_writing)
         return done
@@ -314,7 +317,7 @@ class AsyncRepo(AsyncRefs, AsyncVirtualRepo):
         RebaseFailedError
             The same paths were changed in the session and on the branch; they are named.
         """
-        await (await self._writing()).durable.fast_forward()
+        await fast_forward((await self._writing()).durable)
 
     async def status(self, limit: int = 1000) -> SessionStatus:
         """Return what the current session changed.

@@ -14,15 +14,15 @@ import pytest
 import icechunk
 from icechunk._io.loop import run
 from icechunk.errors import RebaseFailedError, SessionStateError
-from icechunk.lake import Client, Repo
-from icechunk.lake import durable as durable_module
-from icechunk.lake.durable import COMMIT_SESSION_KEY, DurableSession
+from icechunk.lake import Client, Repo, committing
+from icechunk.lake.committing import COMMIT_SESSION_KEY, commit_session, fast_forward
 from icechunk.lake.record import SessionInfo, State
 from icechunk.shelf import Shelf, ShelfItem, ShelfRecord
 from tests.lake.conftest import committed_array, make_array
 
 if TYPE_CHECKING:
     from icechunk.core.changes import ChangeSet
+    from icechunk.lake.durable import DurableSession
 
 
 def joined(client: Client, session_id: str) -> Repo:
@@ -65,12 +65,12 @@ def test_a_failed_commit_gives_back_only_its_own_claim(client, repo, monkeypatch
     until = datetime.now(UTC) + timedelta(minutes=1)
 
     async def overtaken(*_args: object, **_kwargs: object) -> None:
-        await durable._change(
+        await durable.change(
             lambda info: replace(info, committer="another", lease_until=until), guarded=False
         )
         raise icechunk.StorageError("the network is gone")
 
-    monkeypatch.setattr(durable, "_commit_once", overtaken)
+    monkeypatch.setattr(committing, "_commit_once", overtaken)
     with pytest.raises(icechunk.StorageError, match="network"):
         repo.commit("no")
     info = info_of(repo, session_id)
@@ -85,7 +85,7 @@ def test_threads_that_commit_one_session_make_one_commit(client, repo):
 
     def commit(_: int) -> str | None:
         try:
-            return run(durable.commit("all", {}, auto_ff=True))
+            return run(commit_session(durable, "all", {}, auto_ff=True))
         except SessionStateError as e:
             assert "was committed" in str(e)  # noqa: PT017 # which of them is not known before
             return None
@@ -98,22 +98,22 @@ def test_threads_that_commit_one_session_make_one_commit(client, repo):
 
 
 def test_a_long_commit_keeps_its_claim(client, repo, monkeypatch):
-    session_id, durable = begun(repo)
+    session_id, _ = begun(repo)
     repo.root_group["t"][0, 0] = 5
-    monkeypatch.setattr(durable_module, "_LEASE", timedelta(seconds=0.4))
-    monkeypatch.setattr(durable_module, "_RENEWAL", timedelta(seconds=0.05))
-    commit_once, claims = durable._commit_once, set()
+    monkeypatch.setattr(committing, "_LEASE", timedelta(seconds=0.4))
+    monkeypatch.setattr(committing, "_RENEWAL", timedelta(seconds=0.05))
+    commit_once, claims = committing._commit_once, set()
 
     async def slow(*args: Any, **kwargs: Any) -> str | None:
         for _ in range(8):
             await asyncio.sleep(0.1)
             claims.add(info_of_record(await Shelf(repo.repository.storage).record(session_id)))
         with pytest.raises(SessionStateError, match="being committed by another"):
-            await other.commit("mine", {}, auto_ff=True)
+            await commit_session(other, "mine", {}, auto_ff=True)
         return await commit_once(*args, **kwargs)
 
     other = durable_of(joined(client, session_id))
-    monkeypatch.setattr(durable, "_commit_once", slow)
+    monkeypatch.setattr(committing, "_commit_once", slow)
     assert repo.commit("slow") is not None
     assert len(claims) > 2
     assert info_of(repo, session_id).state is State.COMMITTED
@@ -169,7 +169,7 @@ def test_the_base_never_moves_back(client, repo, monkeypatch):
     other, third = joined(client, session_id), client.get_repo("ocean/sst")
     make_array(third, "u")
     third.commit("first")
-    rebase = durable_module.rebase_changes
+    rebase = committing.rebase_changes
 
     def move_on() -> None:
         make_array(third, "v")
@@ -177,11 +177,11 @@ def test_the_base_never_moves_back(client, repo, monkeypatch):
 
     async def overtaken(*args: Any) -> None:
         await rebase(*args)
-        monkeypatch.setattr(durable_module, "rebase_changes", rebase)
+        monkeypatch.setattr(committing, "rebase_changes", rebase)
         await asyncio.to_thread(move_on)
-        await durable_of(other).fast_forward()
+        await fast_forward(durable_of(other))
 
-    monkeypatch.setattr(durable_module, "rebase_changes", overtaken)
+    monkeypatch.setattr(committing, "rebase_changes", overtaken)
     repo.fast_forward()
     tip = third.repository.lookup_branch("main")
     assert info_of(repo, session_id).base == tip
@@ -195,14 +195,14 @@ def test_a_write_during_a_fast_forward_is_checked_before_it_follows(client, repo
     other, third = joined(client, session_id), client.get_repo("ocean/sst")
     third.root_group["t"][0, 0] = 9
     third.commit("a chunk")
-    rebase = durable_module.rebase_changes
+    rebase = committing.rebase_changes
     array = other.root_group["t"]
 
     async def meanwhile(*args: Any) -> None:
         await rebase(*args)
         await asyncio.to_thread(array.__setitem__, (0, 0), 4.0)
 
-    monkeypatch.setattr(durable_module, "rebase_changes", meanwhile)
+    monkeypatch.setattr(committing, "rebase_changes", meanwhile)
     repo.fast_forward()
     with pytest.raises(RebaseFailedError, match="/t"):
         other.current.refresh()

@@ -29,9 +29,9 @@ from icechunk.errors import (
     RebaseFailedError,
     SessionStateError,
 )
-from icechunk.lake import Client, LocalWriteSession, Repo
-from icechunk.lake import durable as durable_module
-from icechunk.lake.durable import COMMIT_SESSION_KEY, DurableSession
+from icechunk.lake import Client, LocalWriteSession, Repo, committing
+from icechunk.lake.committing import COMMIT_SESSION_KEY
+from icechunk.lake.durable import DurableSession
 from icechunk.lake.record import SessionInfo, State
 from icechunk.lake.repo import AsyncRepo
 from icechunk.lake.saver import GroupSaver
@@ -183,6 +183,7 @@ def test_expired_sessions_refuse(client, repo, monkeypatch):
     array[0, 0] = 1
     later = datetime.now(UTC) + timedelta(hours=2)
     monkeypatch.setattr("icechunk.lake.durable.now", lambda: later)
+    monkeypatch.setattr("icechunk.lake.committing.now", lambda: later)
     monkeypatch.setattr("icechunk.lake.repo.now", lambda: later)
     with pytest.raises(SessionStateError, match="expired at"):
         array[0, 0] = 2
@@ -372,7 +373,7 @@ def _state(repo: Repo, session_id: str) -> State:
 @pytest.mark.parametrize("how", ["die before", "die after", "error", "lost reply"])
 def test_a_death_at_any_write_of_a_commit_loses_and_doubles_nothing(client, how, monkeypatch):
     """The next one to commit finds the commit, or makes it; each once."""
-    monkeypatch.setattr(durable_module, "_LEASE", timedelta())
+    monkeypatch.setattr(committing, "_LEASE", timedelta())
     for fail_at in itertools.count():
         repo = client.create_repo(f"org{how.split()[-1]}/r{fail_at}")
         make_array(repo)
@@ -421,7 +422,7 @@ def test_a_commit_under_way_is_left_alone_until_its_time_is_over(client, repo, m
     with pytest.raises(SessionStateError, match="being committed"):
         session.abandon()
     later = datetime.now(UTC) + timedelta(minutes=2)
-    monkeypatch.setattr(durable_module, "now", lambda: later)
+    monkeypatch.setattr(committing, "now", lambda: later)
     assert repo.commit("taken over") is not None
 
 
