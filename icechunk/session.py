@@ -6,9 +6,10 @@ Source: Icechunk specification, sections "Session", "Commit", "Rebase" and "Fork
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from icechunk._display import Block, Shown, plain_fields
+from icechunk._io.loop import may_run_now, run_either
 from icechunk._io.registry import Registry
 from icechunk._sync.session import SessionTwins
 from icechunk.checkout import Base, Checkout, SessionMode
@@ -35,11 +36,18 @@ from icechunk.transaction import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from icechunk.assets.manager import AssetManager
     from icechunk.assets.virtual import VirtualReader
     from icechunk.config import RepositoryConfig
     from icechunk.core.conflicts import ConflictSolver
     from icechunk.format.snapshot import Snapshot
+
+T = TypeVar("T")
+
+# Up to so many changed chunks a commit is over before anybody would press Ctrl-C.
+_FEW_CHUNKS: Final = 10_000
 
 
 class Session(SessionTwins, SessionEdits, SessionLook, Block):
@@ -150,8 +158,15 @@ class Session(SessionTwins, SessionEdits, SessionLook, Block):
             }
         )
 
+    def _run(self, coro: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of this session, in this thread where that is less work."""
+        with self.checkout.lock:
+            few = self.checkout.changes.chunk_count() <= _FEW_CHUNKS
+        return run_either(coro, immediate=few and self._state.assets.storage.immediate)
+
     # -- committing ---------------------------------------------------------------------------
 
+    @may_run_now
     async def commit_async(
         self,
         message: str,
@@ -222,6 +237,7 @@ class Session(SessionTwins, SessionEdits, SessionLook, Block):
         )
         return id_text(await commit_changes(self.checkout, request))
 
+    @may_run_now
     async def rebase_async(self, solver: ConflictSolver) -> None:
         """Move the changes onto the present tip of the branch; nothing is committed.
 
@@ -297,6 +313,7 @@ class Session(SessionTwins, SessionEdits, SessionLook, Block):
             merge_changes(inherited, checkout.changes.copy())
         return ForkSession(_fork_state(self._state, checkout.snapshot_id, inherited))
 
+    @may_run_now
     async def merge_async(
         self, *others: Session, on_chunk_conflict: str = ChunkPolicy.LAST
     ) -> None:

@@ -7,7 +7,6 @@ the branch makes the snapshot exist. Whatever dies before that leaves garbage an
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from icechunk._io.limits import gather_limited
+from icechunk._io.loop import sleep
 from icechunk.assets.ref_stores import read_refs
 from icechunk.assets.refs import now_us, pauses
 from icechunk.checkout import SessionMode
@@ -193,7 +193,7 @@ async def _commit_sealed(checkout: Checkout, request: CommitRequest) -> ObjectId
     attempt_seconds = 0.0
     for rebases, wait in enumerate(waits):
         pause = min(wait * attempt_seconds, _LONGEST_WAIT_SECONDS)
-        await asyncio.sleep(pause)
+        await sleep(pause)
         start = time.monotonic()
         refs = await read_refs(assets)
         if request.branch is not None:

@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import os
 import threading
+import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
 T = TypeVar("T")
+F = TypeVar("F", bound="Callable[..., Any]")
 
 # How long an interrupted call waits for its coroutine to clean up, and an exit for the thread.
 _GRACE_SECONDS = 5.0
@@ -311,6 +313,24 @@ def run_now(coro: Coroutine[Any, Any, T]) -> T:
 def run_either(coro: Coroutine[Any, Any, T], *, immediate: bool) -> T:
     """Run a coroutine over a storage: at once if it never waits there (`run_now`), else `run`."""
     return run_now(coro) if immediate else run(coro)
+
+
+def may_run_now(method: F) -> F:
+    """Mark an ``_async`` method whose blocking twin goes through its object's own ``_run``.
+
+    That decides whether the calling thread can do the work itself (`run_either`): a hop to the I/O
+    thread and back costs more than a small piece of work over local files.
+    """
+    return method
+
+
+async def sleep(seconds: float) -> None:
+    """Wait, on the loop, or in the thread when `run_now` drives the caller."""
+    if _driving.now:
+        if seconds:
+            time.sleep(seconds)  # noqa: ASYNC251 # there is no loop
+    else:
+        await asyncio.sleep(seconds)
 
 
 async def in_thread(work: Callable[..., T], *args: Any) -> T:

@@ -27,6 +27,7 @@ from typing import Final, TypeAlias
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
 _WIDTH: Final = 100
 _SUFFIX: Final = "_async"
+_MARK: Final = "may_run_now"  # decorator of methods whose twin calls ``self._run``
 _PAIRED: Final = "_async"  # attribute of a blocking class that holds its asynchronous other
 _ITERATORS: Final = {"AsyncIterator", "AsyncGenerator"}
 _Method: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
@@ -75,7 +76,9 @@ def _module(name: str, tree: ast.Module, classes: list[ast.ClassDef]) -> str:
         node.name: _twinned_methods(node, others.get(f"Async{node.name}")) for node in classes
     }
     everything = [method for found in methods.values() for method in found]
-    bridges = sorted({_bridge(method) for method in everything if not _is_property(method)})
+    bridges = sorted(
+        {_bridge(m) for m in everything if not _is_property(m) and not _goes_through_run(m)}
+    )
     body = "\n\n".join(_class(name, owner, found) for owner, found in methods.items())
     defaults = {n for method in everything for n in _default_names(method)}
     annotations = {n for method in everything for n in _annotation_names(method)}
@@ -120,6 +123,10 @@ def _is_property(node: ast.stmt) -> bool:
     ] == ["property"]
 
 
+def _goes_through_run(method: _Method) -> bool:
+    return [ast.unparse(decorator) for decorator in method.decorator_list] == [_MARK]
+
+
 def _class(module: str, name: str, methods: list[_Method]) -> str:
     head = f'class {name}Twins:\n    """Blocking methods of `icechunk.{module}.{name}`."""\n\n'
     parts = [head + "    __slots__ = ()\n", *(_twin(method) for method in methods)]
@@ -152,6 +159,9 @@ def _twin(method: _Method) -> str:
         head = f"    @property\n{_signature(method.name, ['self'], _returned(method))}"
         return f"{head}{_docstring(method)}        return self.{_PAIRED}.{method.name}\n"
     decorators = [ast.unparse(d) for d in method.decorator_list]
+    through_run = _goes_through_run(method)
+    if through_run:
+        decorators = []
     if decorators not in ([], ["classmethod"], ["staticmethod"]):
         raise CannotTwinError(f"{method.name} is decorated with {', '.join(decorators)}")
     # A static method's twin must find the async one, so it becomes a class method.
@@ -160,8 +170,9 @@ def _twin(method: _Method) -> str:
     parameters, arguments = _parameters(method, skip_first=decorators != ["staticmethod"])
     name = method.name.removesuffix(_SUFFIX)
     signature = _signature(name, [receiver, *parameters], _returned(method))
+    bridge = "self._run" if through_run else _bridge(method)
     called = receiver if method.name.endswith(_SUFFIX) else f"{receiver}.{_PAIRED}"
-    call = _call(f"return {_bridge(method)}({called}.{method.name}", arguments)
+    call = _call(f"return {bridge}({called}.{method.name}", arguments)
     head = "    @classmethod\n" if on_class else ""
     return f"{head}{signature}{_docstring(method)}{call}"
 

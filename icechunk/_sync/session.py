@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from icechunk._io.loop import run
 from icechunk.core.merge import ChunkPolicy
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ class SessionTwins:
         >>> session.read_only
         True
         """
-        return run(
+        return self._run(
             self.commit_async(
                 message,
                 metadata,
@@ -109,7 +108,7 @@ class SessionTwins:
         >>> zarr.open_array(session.store, path="t", mode="r+")[0] = 1
         >>> session.rebase(icechunk.ConflictDetector())
         """
-        return run(self.rebase_async(solver))
+        return self._run(self.rebase_async(solver))
 
     def merge(self, *others: Session, on_chunk_conflict: str = ChunkPolicy.LAST) -> None:
         """Take the changes of forks into this session.
@@ -142,4 +141,4 @@ class SessionTwins:
         >>> session.merge(*forks)
         >>> snapshot_id = session.commit("by two tasks")
         """
-        return run(self.merge_async(*others, on_chunk_conflict=on_chunk_conflict))
+        return self._run(self.merge_async(*others, on_chunk_conflict=on_chunk_conflict))

@@ -6,11 +6,11 @@ its parent. There is no other shared state, so a commit is one conditional write
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from icechunk._io.loop import sleep
 from icechunk.assets.config_file import read_config_file, write_config_file
 from icechunk.assets.manager import needs_version_2, snapshot_key
 from icechunk.assets.ref_folder import BRANCH, TAG, Ref, RefFolder, check_no_slash, ref_key
@@ -149,7 +149,7 @@ class RefFiles(RefStore):
         await self._prepare(branch, BRANCH, snapshot_id)
         unsure = False
         for pause in _attempts(self.assets):
-            await asyncio.sleep(pause)
+            await sleep(pause)
             ref = await self._branch(branch)
             if unsure and ref.target == snapshot_id:
                 return
@@ -191,7 +191,7 @@ class RefFiles(RefStore):
         await self.folder.require_in_use()
         unsure = False
         for pause in _attempts(self.assets):
-            await asyncio.sleep(pause)
+            await sleep(pause)
             ref = await self.folder.find(BRANCH, branch)
             if ref is None:
                 raise history.moved(base, None)

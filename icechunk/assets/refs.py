@@ -7,12 +7,12 @@ somebody else was faster.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass, replace
 from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from icechunk._io.loop import sleep
 from icechunk.assets.manager import REPO_KEY
 from icechunk.errors import ConflictError, ErrorKind, ReadOnlyError
 from icechunk.format.repo_info import RepoAvailability, RepoInfo, Update, UpdateKind
@@ -106,7 +106,7 @@ async def update_repo(
         retries.max_backoff_ms / 1000,
     ):
         if pause:
-            await asyncio.sleep(pause)
+            await sleep(pause)
         first = not backups
         state = known if first and known is not None else await read_state(assets)
         if not first and _landed(state.info, backups):
