@@ -25,6 +25,7 @@ from icechunk.lake.virtual.kerchunk_refs import load_references
 from icechunk.lake.virtual.manifests import References, variable_of
 from icechunk.lake.virtual.sources import Source
 from tests.shared_data import shared_dir
+from tests.web_server import WebServer
 
 # VirtualiZarr, xarray and zarr warn about each other's newer and older ways.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -363,6 +364,19 @@ def test_a_file_system_of_fsspec(repo, tmp_path):
     (path,) = write_months(tmp_path, 1)
     repo.add_virtual_netcdf(f"local://{path}", "m")
     xr.testing.assert_equal(repo.to_xarray("m").load(), month(0))
+
+
+def test_files_on_a_web_server(repo, tmp_path):
+    month(0).to_netcdf(tmp_path / "month.nc", engine="h5netcdf")
+    tifffile.imwrite(tmp_path / "a.tif", np.arange(64, dtype="u2").reshape(8, 8))
+    with WebServer.running(tmp_path) as server:
+        repo.add_virtual_netcdf(f"{server.url}/month.nc", "m")
+        repo.add_virtual_tiff(f"{server.url}/a.tif", "scene", "dem")
+        repo.commit("from the web")
+        xr.testing.assert_equal(repo.to_xarray("m").load(), month(0))
+        assert repo.root_group["scene/dem"][7, 7] == 63
+        with pytest.raises(InvalidInputError, match="cannot list"):
+            repo.add_virtual_zarr(f"{server.url}/z.zarr", "z")
 
 
 @pytest.fixture(scope="module")
