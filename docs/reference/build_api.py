@@ -23,6 +23,7 @@ MODULES = (
     "icechunk.xarray",
     "icechunk.dask",
     "icechunk.commit_queue",
+    "icechunk.lake",
     "icechunk.conflicts",
     "icechunk.storage",
     "icechunk.credentials",

@@ -11,6 +11,7 @@ from icechunk._io.loop import run
 from icechunk._sync.lake_client import ClientTwins
 from icechunk.errors import (
     AlreadyExistsError,
+    ConflictError,
     ErrorKind,
     InvalidInputError,
     RepositoryNotFoundError,
@@ -114,8 +115,8 @@ class AsyncClient:
         repository = await Repository.create_async(storage, config, authorize_virtual_chunk_access)
         try:
             await self._root.change(lambda catalog: catalog.with_new(entry))
-        except BaseException:
-            await _delete_all(storage)
+        except (AlreadyExistsError, ConflictError):
+            await _delete_all(storage)  # certainly not in the catalog, else it would have to stay
             raise
         return AsyncRepo(repository, name=repo_name, author=self._author)
 
@@ -256,9 +257,15 @@ class AsyncClient:
                 f"more, confirm={name!r}.",
                 ErrorKind.NOT_ALLOWED,
             )
-        entry = (await self._root.read()).entry(repo_name)
-        await self._root.change(lambda catalog: catalog.without(repo_name))
-        await _delete_all(self._root.storage(entry.location))
+        locations: list[str] = []
+
+        def edit(catalog: Catalog) -> Catalog:
+            # As it is now: another may have deleted it and made one of the same name.
+            locations[:] = [catalog.entry(repo_name).location]
+            return catalog.without(repo_name)
+
+        await self._root.change(edit)
+        await _delete_all(self._root.storage(locations[0]))
 
 
 class Client(ClientTwins):
@@ -266,6 +273,7 @@ class Client(ClientTwins):
 
     Examples
     --------
+    >>> from icechunk.lake import Client
     >>> client = Client("memory://lake-of-examples")
     >>> repo = client.create_repo("ocean/sst", metadata={"level": 3})
     >>> [str(entry.name) for entry in client.list_repos(filter_metadata="level == `3`")]

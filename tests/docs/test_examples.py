@@ -31,6 +31,7 @@ MODULES = [
     "icechunk.credentials",
     "icechunk.dask",
     "icechunk.distributed",
+    "icechunk.lake",
     "icechunk.ops",
     "icechunk.repository",
     "icechunk.session",
