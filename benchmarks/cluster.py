@@ -1,6 +1,6 @@
 """Writing on a dask cluster, appending and filling regions: this package beside the official one.
 
-    python benchmarks/cluster.py --other OTHER_PYTHON [--rounds 3] [--s3 URL]
+    python -m benchmarks.cluster --other OTHER_PYTHON [--rounds 3] [--s3 URL]
 
 Each scenario runs in a fresh process, by this interpreter and by the other one in turn (A B A B),
 so that a drift of the machine's speed touches both. With ``--s3`` it is done on the S3 server at
@@ -14,12 +14,13 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from benchmarks.children import call
 
 _SCENARIOS = ("write", "append", "region")
 
@@ -111,13 +112,8 @@ def measure(scenario: str, url: str, tasks: int) -> dict[str, float]:
 
 
 def _child(python: str, scenario: str, args: argparse.Namespace) -> dict[str, float]:
-    command = [python, __file__, "--run", scenario, "--tasks", str(args.tasks), "--s3", args.s3]
-    done = subprocess.run(  # noqa: S603 # what the user gave
-        command, capture_output=True, text=True, check=False, cwd="/"
-    )
-    if done.returncode:
-        raise SystemExit(done.stderr[-2000:])
-    seconds: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    given = ("--run", scenario, "--tasks", str(args.tasks), "--s3", args.s3)
+    seconds: dict[str, float] = json.loads(call(python, "cluster", *given)[-1])
     return seconds
 
 

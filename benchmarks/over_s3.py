@@ -3,12 +3,11 @@
 Starts the S3 server of the tests in a process of its own. Every figure is taken in a fresh process;
 the three take turns.
 
-    python benchmarks/over_s3.py --official PYTHON                       cost per request
-    python benchmarks/over_s3.py --official PYTHON --bench bench.py raw_store commits
+    python -m benchmarks.over_s3 --official PYTHON                cost per request
+    python -m benchmarks.over_s3 --official PYTHON raw commits    scenarios of the suite
 
-``--bench`` is a program whose scenarios are functions of a directory that make their storage with
-``icechunk.local_filesystem_storage`` and print a line of JSON for each figure; here that function
-is replaced by one that gives a storage in S3.
+The scenarios make their storage with ``icechunk.local_filesystem_storage``; here that function is
+replaced by one that gives a storage in S3. Those that look at the files cannot run (``virtual``).
 """
 
 from __future__ import annotations
@@ -17,15 +16,17 @@ import argparse
 import asyncio
 import json
 import os
-import runpy
 import statistics
-import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, Final
 
-ROOT: Final = Path(__file__).resolve().parents[1]
+from benchmarks.children import ROOT, call, figures_in
+from benchmarks.measure import Recorder
+from benchmarks.registry import chosen, function_of
+
 CHUNK_BYTES: Final = 1024  # above the limit for chunks inside manifests
 AT_ONCE: Final = 16
 
@@ -94,54 +95,39 @@ def requests(prefix: str, count: int) -> dict[str, float]:
     return found | measured("get", get, warm, count)
 
 
-def scenario(bench: str, name: str, scale: float) -> None:
-    """Run a scenario of another program in S3; it prints its figures."""
+def scenario(name: str, scale: float) -> None:
+    """Run a scenario of the suite in S3."""
     import icechunk  # noqa: PLC0415
 
     icechunk.local_filesystem_storage = lambda path: storage(str(path).strip("/"))
-    sys.argv = ["bench", name, "--scale", str(scale)]
-    runpy.run_path(bench, run_name="__main__")
+    [found] = chosen(name)
+    with tempfile.TemporaryDirectory() as place:
+        function_of(found.work)(Path(place), max(1, round(found.size * scale)), Recorder())
 
 
 def child(arguments: argparse.Namespace) -> None:
-    if arguments.bench is None:
-        figures = requests(f"requests-{os.getpid()}", arguments.count)
-        for name, value in figures.items():
-            print(json.dumps({"name": name, "s": value}))
-    else:
-        scenario(arguments.bench, arguments.scenarios[0], arguments.scale)
+    if arguments.scenarios:
+        scenario(arguments.scenarios[0], arguments.scale)
+        return
+    record = Recorder()
+    for name, value in requests(f"requests-{os.getpid()}", arguments.count).items():
+        record.add(name, value, "ms")
 
 
 def measure(python: str, options: dict[str, Any], arguments: list[str]) -> dict[str, float]:
-    """Run this program in another process and return its figures."""
-    ours = python == sys.executable
-    environment = os.environ | {"OVER_S3": json.dumps(options)}
-    environment["PYTHONPATH"] = str(ROOT) if ours else ""
-    done = subprocess.run(  # noqa: S603
-        [python, str(Path(__file__).resolve()), "--child", *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd="/",
-        check=False,
-    )
-    found: dict[str, float] = {}
-    for line in done.stdout.splitlines():
-        if line.startswith("{"):
-            figure = json.loads(line)
-            if "s" in figure:
-                found[figure["name"]] = figure["s"]
-            else:
-                print(f"  {line[:200]}", file=sys.stderr)
-    if not found:
-        print(done.stderr[-600:], file=sys.stderr)
-    return found
+    """Run this program in another process and return its figures; none when it failed."""
+    variables = {"OVER_S3": json.dumps(options)}
+    try:
+        lines = call(python, "over_s3", "--child", *arguments, variables=variables)
+    except RuntimeError as error:
+        print(str(error)[-600:], file=sys.stderr)
+        return {}
+    return {name: figure.value for name, figure in figures_in(lines).items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--official", help="interpreter with the official package")
-    parser.add_argument("--bench")
     parser.add_argument("--count", type=int, default=1000, help="chunks written and read")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=0.05)
@@ -166,8 +152,7 @@ def main() -> None:
         print("| figure | " + " | ".join(kinds) + " |\n|---|" + "---|" * len(kinds))
         for name in arguments.scenarios or [None]:
             given = ["--count", str(arguments.count), "--scale", str(arguments.scale)]
-            if arguments.bench is not None and name is not None:
-                given += ["--bench", str(Path(arguments.bench).resolve()), name]
+            given += [name] if name is not None else []
             rounds: list[dict[str, dict[str, float]]] = [
                 {kind: measure(*how, given) for kind, how in kinds.items()}
                 for _ in range(arguments.rounds)

@@ -2,7 +2,7 @@
 
 Each writer is a process that fills chunks of its own, one commit for each. Run it as
 
-    python benchmarks/writers.py --writers 16 --commits 25 --s3
+    python -m benchmarks.writers --writers 16 --commits 25 --s3
 
 Options: ``--official PYTHON`` also runs the writers with the official package of that interpreter
 (on S3, for its local files are not made for concurrent writers); ``--queue`` runs the same work as
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ import numpy as np
 import zarr
 
 import icechunk as ic
+from benchmarks.children import ROOT, command, environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,17 +66,15 @@ def write(where: str, first: int, last: int) -> None:
 
 def independent(python: str, where: str, writers: int, commits: int) -> list[list[float]]:
     """Run the writers as processes; return what each commit of each took, in seconds."""
-    # Each interpreter is to find its own package.
-    clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" or python == sys.executable}
     processes = []
     for n in range(writers):
         part = (str(n * commits), str((n + 1) * commits))
         process = subprocess.Popen(  # noqa: S603 # ourselves
-            [python, str(Path(__file__).resolve()), "--be", where, *part],
+            command(python, "writers", "--be", where, *part),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=clean,
+            env=environment(python),
             cwd=tempfile.gettempdir(),
         )
         processes.append(process)
@@ -159,7 +157,7 @@ def places(*, on_s3: bool) -> Iterator[Callable[[], str]]:
             numbers = iter(range(100))
             yield lambda: str(Path(folder, f"repo-{next(numbers)}"))
         return
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    sys.path.insert(0, str(ROOT))
     from tests.s3_server import S3Server  # noqa: PLC0415 # found through the line above
 
     with S3Server.running() as server:
