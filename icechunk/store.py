@@ -62,6 +62,7 @@ class IcechunkStore(VirtualReferences, StoreLook, Block):
         self._session = store
         self._checkout: Checkout = store.checkout
         self._is_open = True
+        self._is_copy = False  # of the store of a writable session, which is elsewhere
 
     # -- what it is ---------------------------------------------------------------------------
 
@@ -107,7 +108,9 @@ class IcechunkStore(VirtualReferences, StoreLook, Block):
         >>> session.store.with_read_only(True).read_only
         True
         """
-        return type(self)(self._session, read_only)
+        store = type(self)(self._session, read_only)
+        store._is_copy = self._is_copy  # noqa: SLF001 # of the same class
+        return store
 
     @classmethod
     async def open(cls, *args: Any, **kwargs: Any) -> Self:
@@ -129,6 +132,10 @@ class IcechunkStore(VirtualReferences, StoreLook, Block):
     __str__ = Block.__str__
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # Nothing merges what is written through a store that merely travelled in a task, such as
+        # those of `Dataset.to_zarr` on a cluster. Whoever wants that travels with a fork.
+        if self._is_copy or self._session.branch is not None:
+            return _copied_store, (type(self), self._session, self._read_only)
         return type(self), (self._session, self._read_only)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
@@ -274,10 +281,24 @@ class IcechunkStore(VirtualReferences, StoreLook, Block):
                 "a commit, open a new session.",
                 ErrorKind.READ_ONLY_STORE,
             )
+        if self._is_copy:
+            raise SessionStateError(
+                "this store is a copy, made by pickle, of the store of a writable session: what "
+                "is written here would be in no commit. Write datasets with "
+                "ds.to_icechunk(session), dask arrays with icechunk.dask.store_dask, and anything "
+                "else through fork.store, with fork = session.fork(), and session.merge(fork).",
+                ErrorKind.NOT_ALLOWED,
+            )
 
     def _check_deletable(self) -> None:
         self._checkout.require_writable()
         self._check_settable()
+
+
+def _copied_store(kind: type[IcechunkStore], session: Session, read_only: bool) -> IcechunkStore:
+    store = kind(session, read_only)
+    store._is_copy = True  # noqa: SLF001 # one step of making it
+    return store
 
 
 def _bytes_of(value: Buffer) -> memoryview:

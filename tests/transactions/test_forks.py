@@ -79,6 +79,27 @@ def test_the_store_of_a_session_travels_with_it(repo: ic.Repository) -> None:
     assert isinstance(store.session, ic.ForkSession)
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_a_store_that_travelled_would_lose_it_refuses(repo: ic.Repository, times: int) -> None:
+    store = repo.writable_session("main").store
+    for _ in range(times):
+        store = pickle.loads(pickle.dumps(store))
+    array = zarr.open_array(store, path="a", mode="r+")
+    with pytest.raises(ic.SessionStateError, match=r"in no commit.*to_icechunk.*session\.fork"):
+        array[0] = 1.0
+    with pytest.raises(ic.SessionStateError, match="in no commit"):
+        store.with_read_only(False).set_virtual_ref("a/c/0", "file:///x", offset=0, length=4)
+    assert not store.session.has_uncommitted_changes
+
+
+def test_what_comes_back_in_a_fork_is_written_through_its_own_store(repo: ic.Repository) -> None:
+    session = repo.writable_session("main")
+    fork = pickle.loads(pickle.dumps(session.store)).session
+    write(fork, 0, 1.0)
+    session.merge(fork)
+    assert read(session)[0] == 1.0
+
+
 def test_unpickling_reads_nothing(repo: ic.Repository, tmp_path: Path) -> None:
     data = pickle.dumps(repo.writable_session("main").fork())
     (tmp_path / "repo").rename(tmp_path / "away")
