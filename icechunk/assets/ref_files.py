@@ -270,12 +270,14 @@ class RefFiles(RefStore):
     async def _branch(self, branch: str) -> Ref:
         ref = await self.folder.find(BRANCH, branch)
         if ref is None:
+            await self.folder.require_in_use()
             raise history.no_such_ref(await self.branches(), branch, BRANCH)
         return ref
 
     async def _tag(self, tag: str) -> Ref:
         ref = None if await self.folder.is_deleted(tag) else await self.folder.find(TAG, tag)
         if ref is None:
+            await self.folder.require_in_use()
             raise history.no_such_ref(await self.tags(), tag, TAG)
         return ref
 

@@ -67,7 +67,7 @@ class RefFolder:
         self._storage = storage
 
     async def require_in_use(self) -> None:
-        """Refuse to write refs that nobody reads any more.
+        """Refuse to go on with refs that an upgrade took the place of.
 
         Raises
         ------

@@ -103,6 +103,18 @@ def test_old_files_may_stay_and_are_not_read() -> None:
     assert seen(storage.inner)[1][0] == "3.0"
 
 
+def test_who_has_it_open_as_version_1_is_told_to_open_it_again() -> None:
+    _, repo = prepared()
+    ic.upgrade_icechunk_repository(repo, dry_run=False)
+    for look in (
+        lambda: repo.writable_session("main"),
+        lambda: repo.lookup_branch("main"),
+        lambda: repo.readonly_session(tag="v1"),
+    ):
+        with pytest.raises(ic.SessionStateError, match="upgraded to format version 2.*Open it"):
+            look()
+
+
 def commit(repo: ic.Repository, value: float, branch: str = "main") -> None:
     session = repo.writable_session(branch)
     zarr.open_array(session.store, path="a", mode="r+")[:] = value
