@@ -114,7 +114,7 @@ class AsyncClient:
         storage = self._root.storage(entry.location)
         repository = await Repository.create_async(storage, config, authorize_virtual_chunk_access)
         try:
-            await self._root.change(lambda catalog: catalog.with_new(entry))
+            await self._root.change(lambda catalog: _with_new(catalog, entry))
         except (AlreadyExistsError, ConflictError):
             await _delete_all(storage)  # certainly not in the catalog, else it would have to stay
             raise
@@ -297,6 +297,14 @@ class Client(ClientTwins):
     def get_or_create_repo(self, name: str, **options: Any) -> Repo:
         """Open or make a repository; parameters as `AsyncClient.get_or_create_repo`."""
         return Repo(run(self._async.get_or_create_repo(name, **options)))
+
+
+def _with_new(catalog: Catalog, entry: RepoEntry) -> Catalog:
+    """Return the catalog with an entry, be it that an earlier try got there unnoticed."""
+    present = catalog.repos.get(entry.name)
+    if present is not None and present.location == entry.location:
+        return catalog
+    return catalog.with_new(entry)
 
 
 def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:

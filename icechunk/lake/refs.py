@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from icechunk.lake.names import RepoName
     from icechunk.repository import Repository
 
-_TAG_MESSAGES: Final = "lake_tag_messages"
+_TAG_MESSAGE: Final = "lake_tag_message:"
 
 
 class AsyncRefs:
@@ -84,7 +84,8 @@ class AsyncRefs:
         commit = commit_id or (await self.session()).base_commit
         await self._repository.create_tag_async(tag_name, commit)
         if message is not None:
-            await self._note_tag(tag_name, message)
+            # A key of its own, so that tags made at the same time keep their messages.
+            await self._repository.update_metadata_async({_TAG_MESSAGE + tag_name: message})
         return Tag(name=tag_name, commit_id=commit, message=message)
 
     async def delete_tag(self, tag_name: str) -> None:
@@ -96,10 +97,6 @@ class AsyncRefs:
             Kind ``ref-not-found``.
         """
         await self._repository.delete_tag_async(tag_name)
-
-    async def _note_tag(self, tag_name: str, message: str) -> None:
-        known = (await self._repository.get_metadata_async()).get(_TAG_MESSAGES, {})
-        await self._repository.update_metadata_async({_TAG_MESSAGES: {**known, tag_name: message}})
 
     async def commit_log(self) -> CommitLog:
         """Return the commit the current session is on and all before it, newest first."""

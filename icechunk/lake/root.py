@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from icechunk.assets.refs import pauses
 from icechunk.errors import ConflictError, ErrorKind, InvalidInputError, StorageError
 from icechunk.lake.catalog import CATALOG_KEY, Catalog, encode_catalog, parse_catalog
-from icechunk.storage.base import LostRaceError, Storage, Version
+from icechunk.storage.base import LostRaceError, Storage, UnknownOutcomeError, Version
 from icechunk.storage.url import storage_for_url
 
 if TYPE_CHECKING:
@@ -89,6 +89,9 @@ class LakeRoot:
                     await storage.put_if_unchanged(CATALOG_KEY, data, version)
             except LostRaceError:
                 continue
+            except UnknownOutcomeError:
+                if await storage.get(CATALOG_KEY) != data:
+                    continue
             return wanted
         raise ConflictError(
             message=f"the catalog of the lake at {storage.description} was changed by others "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +23,7 @@ from icechunk.lake import AsyncClient, Client
 from icechunk.lake.catalog import Catalog, encode_catalog, parse_catalog
 from icechunk.lake.names import RepoName
 from icechunk.lake.root import LakeRoot
-from tests.faults import FaultyStorage
+from tests.faults import Died, FaultyStorage
 from tests.lake.conftest import AUTHOR, elsewhere
 
 
@@ -131,6 +133,42 @@ def test_creating_that_dies_leaves_no_entry(tmp_path, monkeypatch):
             run(root.change(lambda catalog: catalog.without(RepoName("a", "b"))))
         monkeypatch.undo()
     assert run(root.read()) == Catalog()
+
+
+@pytest.mark.parametrize("how", ["lost reply", "die after"])
+def test_a_repository_that_got_into_the_catalog_stays_whole(tmp_path, monkeypatch, how):
+    """Its entry was written, although whoever made it never heard so."""
+    root, real = str(tmp_path), LakeRoot.storage
+    catalog = FaultyStorage(real(LakeRoot(root)), 0, how)
+
+    def storage(self: LakeRoot, location: str = "") -> icechunk.Storage:
+        return real(self, location) if location else catalog
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LakeRoot, "storage", storage)
+        with contextlib.suppress(Died):
+            Client(root).create_repo("a/b")
+    repo = Client(root).get_repo("a/b")
+    assert repo.branches == ["main"]
+
+
+def test_deleting_takes_the_repository_that_has_the_name(tmp_path, monkeypatch):
+    """Another deleted it and made one of the same name, after this one had looked."""
+    client = Client(str(tmp_path))
+    client.create_repo("a/b")
+    versioned = LakeRoot._versioned
+
+    async def outrun(self: LakeRoot) -> object:
+        found = await versioned(self)
+        monkeypatch.setattr(LakeRoot, "_versioned", versioned)
+        await asyncio.to_thread(lambda: client.delete_repo("a/b", confirm="a/b"))
+        await asyncio.to_thread(lambda: client.create_repo("a/b"))
+        return found
+
+    monkeypatch.setattr(LakeRoot, "_versioned", outrun)
+    client.delete_repo("a/b", confirm="a/b")
+    assert client.list_repos() == []
+    assert not any(path.is_file() for path in (tmp_path / "repos").rglob("*"))
 
 
 @pytest.mark.parametrize(
