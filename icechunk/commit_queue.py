@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from icechunk._io.fork import reset_in_child
 from icechunk._io.loop import run
 from icechunk.conflicts import ConflictDetector
 from icechunk.core.wire import decode_document, encode_document, pack_changes, unpack_changes
@@ -141,12 +142,17 @@ class CommitQueue:
         self._repo = repo
         self._committer = GroupCommitter(repo, branch, rebase_with or ConflictDetector())
         self._max_group, self._max_waiting = max_group, max_waiting
+        self._closed = False
+        self._report = QueueReport()
+        self.after_fork()
+        reset_in_child(self)
+
+    def after_fork(self) -> None:
+        """Wait for nobody: what was handed in before the fork is committed by the parent."""
         self._changed = threading.Condition()
         self._queue: deque[_Waiting] = deque()
         self._by_id: dict[str, _Waiting] = {}
         self._working = False
-        self._closed = False
-        self._report = QueueReport()
 
     def __enter__(self) -> Self:
         return self

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import pickle
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -326,3 +329,39 @@ def test_a_version_1_repository(tmp_path: Path) -> None:
         tip = queue.submit(written(repo, 9, 8), "m", hand_in_id="u").result(30)
     assert tip == repo.lookup_branch("main")
     assert values(repo)[:3] == [1, 2, 3]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_waits_for_nobody(repo: ic.Repository) -> None:
+    """The fork takes place while the queue commits; its thread does not come along."""
+    queue = CommitQueue(repo, "main")
+    mine, childs = written(repo, 0, 1), written(repo, 1, 2)
+    committing, go_on = threading.Event(), threading.Event()
+    commit = queue._committer.commit
+
+    async def held(hand_ins: Any) -> Any:
+        committing.set()
+        await asyncio.to_thread(go_on.wait)
+        return await commit(hand_ins)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(queue._committer, "commit", held)
+        answer = queue.submit(mine, "parent")
+        assert committing.wait(30)
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                patch.undo()
+                queue.submit(childs, "child").result(30)
+                queue.close()
+                code = 0
+            finally:
+                os._exit(code)
+        childs.mark_carried()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        go_on.set()
+        answer.result(60)
+    queue.close()
+    assert values(repo)[:2] == [1, 2]
