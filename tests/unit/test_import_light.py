@@ -7,7 +7,20 @@ import subprocess
 import sys
 
 # zarr itself loads fsspec where it is installed.
-HEAVY = ("dask", "xarray", "s3fs", "botocore", "distributed", "rich", "typer", "pandas")
+HEAVY = (
+    *("dask", "xarray", "s3fs", "botocore", "distributed", "rich", "typer", "pandas"),
+    *(
+        "adlfs",
+        "azure",
+        "aiohttp",
+        "gcsfs",
+        "google",
+        "obstore",
+        "virtualizarr",
+        "h5py",
+        "jmespath",
+    ),
+)
 
 
 def _loaded(statement: str) -> set[str]:
