@@ -57,6 +57,7 @@ class Azurite:
 
     url: str
     log: Path
+    backend: str = "auto"
 
     @classmethod
     @contextlib.contextmanager
@@ -101,6 +102,7 @@ class Azurite:
             "container": CONTAINER,
             "access_key": KEY,
             "config": {"azure_storage_endpoint": self.url},
+            "backend": self.backend,
         } | changes
 
     def requests(self, contains: str, wait_for: int = 1) -> list[str]:

@@ -14,6 +14,7 @@ import io
 import json
 import sys
 import threading
+from dataclasses import dataclass
 from datetime import datetime
 from email.utils import format_datetime
 from pathlib import Path
@@ -33,8 +34,11 @@ GOOD = "good-token"
 READER = "reader-token"
 
 
+@dataclass(frozen=True)
 class GcsServer(Controlled):
-    """A running server."""
+    """A running server, and the library to reach it with."""
+
+    backend: str = "auto"
 
     @classmethod
     @contextlib.contextmanager
@@ -46,7 +50,12 @@ class GcsServer(Controlled):
     def options(self, **changes: Any) -> dict[str, Any]:
         """Return arguments for `gcs_storage`."""
         config = {"google_base_url": self.url}
-        return {"bucket": BUCKET, "bearer_token": GOOD, "config": config} | changes
+        return {
+            "bucket": BUCKET,
+            "bearer_token": GOOD,
+            "config": config,
+            "backend": self.backend,
+        } | changes
 
     def expire(self, token: str) -> None:
         """Refuse a token from now on."""
@@ -77,12 +86,12 @@ class _Handler(ControlledHandler):
         else:
             bucket, _, name = path[1:].partition("/")
             with self.writes:
-                self._object(bucket, unquote(name), body)
+                self._object(unquote(bucket), unquote(name), body)
 
     def _may(self) -> bool:
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         reads = self.command in {"GET", "HEAD"}
-        if not token and reads and self.path.startswith(f"/{OPEN_BUCKET}/"):
+        if not token and reads and unquote(self.path).startswith(f"/{OPEN_BUCKET}/"):
             return True
         if not token.startswith(("good-", "reader-")) or token in self.expired:
             self.reply(401, b"no such token")
@@ -105,6 +114,9 @@ class _Handler(ControlledHandler):
             self._put(bucket, name, about, body)
         elif about is None:
             self.reply(404, b"<Error><Code>NoSuchKey</Code></Error>")
+        elif self.command == "DELETE":
+            self.storage.delete_file(bucket, name)
+            self.reply(204)
         elif self.command == "HEAD":
             self.reply(200, **_headers(about), Content_Length=str(about["size"]))
         else:

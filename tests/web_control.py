@@ -14,6 +14,7 @@ import time
 import urllib.request
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -122,13 +123,10 @@ class ControlledHandler(http.server.BaseHTTPRequestHandler):
             return
         headers = {name.lower(): value for name, value in self.headers.items()}
         with self.guard:
-            self.log.append({"method": self.command, "path": self.path, "headers": headers})
+            path = unquote(self.path)  # libraries differ in what they quote
+            self.log.append({"method": self.command, "path": path, "headers": headers})
             for fault in self.faults:
-                if (
-                    fault["count"]
-                    and fault["method"] == self.command
-                    and fault["contains"] in self.path
-                ):
+                if fault["count"] and fault["method"] == self.command and fault["contains"] in path:
                     fault["count"] -= 1
                     self.action = fault["action"]
                     break

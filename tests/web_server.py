@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
 TOKEN = "the-token-of-the-web"
 
 
+@dataclass(frozen=True)
 class WebServer(Controlled):
-    """A running server."""
+    """A running server, and the library to reach it with."""
+
+    backend: str = "auto"
 
     @classmethod
     @contextlib.contextmanager

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from icechunk.credential_values import (
     AzureCredentials,
@@ -23,7 +23,11 @@ from icechunk.storage._renewal import Renewals
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from icechunk.credential_values import AnyAzureCredential, AnyAzureRefreshableCredential
+    from icechunk.credential_values import (
+        AnyAzureCredential,
+        AnyAzureRefreshableCredential,
+        AnyAzureStaticCredential,
+    )
     from icechunk.storage._renewal import Renewed
     from icechunk.storage._web import WebOptions
     from icechunk.storage_settings import StorageSettings
@@ -57,7 +61,10 @@ _REFUSED: Final = {
     "InvalidAuthenticationInfo": "the token is not valid or has ended: check the credentials",
 }
 
-_renewals: Final[Renewals[AnyAzureRefreshableCredential]] = Renewals()
+renewals: Final[Renewals[AnyAzureRefreshableCredential]] = Renewals()
+
+AzureBackend: TypeAlias = Literal["auto", "azure", "obstore"]
+"""Which library makes the requests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +81,8 @@ class AzurePlace:
         URL of the account.
     web : WebOptions
         Of the HTTP client.
+    backend : {"auto", "azure", "obstore"}
+        Which library makes the requests.
     """
 
     account: str
@@ -82,6 +91,7 @@ class AzurePlace:
     credentials: AnyAzureCredential
     endpoint: str
     web: WebOptions
+    backend: AzureBackend = field(default="auto", compare=False)  # the place is the same
 
     @property
     def description(self) -> str:
@@ -106,7 +116,7 @@ class AzureClient:
         self._settings = settings
         self._renewed: Renewed[AnyAzureRefreshableCredential] | None = None
         if isinstance(place.credentials, AzureCredentials.Refreshable):
-            self._renewed = _renewals.of(place.credentials)
+            self._renewed = renewals.of(place.credentials)
         self._made_of: AnyAzureRefreshableCredential | None = None
         self._container: Any = None
         self._ambient: Any = None
@@ -179,27 +189,19 @@ class AzureClient:
         account, case = self._place.account, self._place.credentials
         if isinstance(case, AzureCredentials.Anonymous):
             return None
-        given = case[0] if isinstance(case, AzureCredentials.Static) else current
-        match given:
-            case AzureStaticCredentials.AccessKey():
-                return _key(account, given[0])
-            case AzureStaticCredentials.SasToken():
-                return given[0].removeprefix("?")
-            case AzureStaticCredentials.BearerToken():
-                return _Bearer(given[0])
+        match fixed_credential(case) if current is None else current:
+            case AzureStaticCredentials.AccessKey() as fixed:
+                return _key(account, fixed[0])
+            case AzureStaticCredentials.SasToken() as fixed:
+                return fixed[0].removeprefix("?")
+            case AzureStaticCredentials.BearerToken() as fixed:
+                return _Bearer(fixed[0])
             case None:
-                return self._of_environment()
-            case _:
-                return _renewed(account, given)
+                return self._of_identity()
+            case called:
+                return _renewed(account, called)
 
-    def _of_environment(self) -> Any:
-        place = self._place
-        if found := _first(_KEY_NAMES):
-            return _key(place.account, found)
-        if found := _first(_SAS_NAMES):
-            return found.removeprefix("?")
-        if found := _first(_TOKEN_NAMES):
-            return _Bearer(found)
+    def _of_identity(self) -> Any:
         try:
             from azure.identity.aio import DefaultAzureCredential  # noqa: PLC0415
         except ImportError as error:
@@ -218,6 +220,21 @@ class AzureClient:
         for client in (*self._old, self._container, self._ambient):
             if client is not None:
                 await client.close()
+
+
+def fixed_credential(case: AnyAzureCredential) -> AnyAzureStaticCredential | None:
+    """Return what a user gave or the environment has; None where there is nothing fixed."""
+    if isinstance(case, AzureCredentials.Static):
+        given: AnyAzureStaticCredential = case[0]
+        return given
+    if isinstance(case, AzureCredentials.FromEnv):
+        if found := _first(_KEY_NAMES):
+            return AzureStaticCredentials.AccessKey(found)
+        if found := _first(_SAS_NAMES):
+            return AzureStaticCredentials.SasToken(found)
+        if found := _first(_TOKEN_NAMES):
+            return AzureStaticCredentials.BearerToken(found)
+    return None
 
 
 class _Bearer:
@@ -332,8 +349,27 @@ def translated(place: AzurePlace, verb: str, key: str) -> Iterator[None]:
 
 def storage_error(place: AzurePlace, verb: str, key: str, error: Exception) -> StorageError:
     """Return our error for one of the SDK's."""
+    what = f"{type(error).__name__}: no answer"
+    return refusal(place, verb, key, Failure.of(error), what)
+
+
+def refusal(
+    place: AzurePlace, verb: str, key: str, failure: Failure, no_answer: str
+) -> StorageError:
+    """Return our error for a failed request, naming the place and what to do.
+
+    Parameters
+    ----------
+    place : AzurePlace
+        Where it was.
+    verb, key : str
+        What was tried.
+    failure : Failure
+        What is known of it.
+    no_answer : str
+        What happened, if there was no reply.
+    """
     where = f"{verb} az://{place.container}/{key} (account {place.account})"
-    failure = Failure.of(error)
     if failure.is_missing:
         return StorageError(f"cannot {where}: no such object", ErrorKind.OBJECT_NOT_FOUND)
     if failure.status in _THROTTLED:
@@ -343,8 +379,12 @@ def storage_error(place: AzurePlace, verb: str, key: str, error: Exception) -> S
             ErrorKind.THROTTLED,
         )
     if failure.status is None:
+        return StorageError(f"cannot {where}: {no_answer}; check the endpoint and the network")
+    if failure.status == 416:
         return StorageError(
-            f"cannot {where}: {type(error).__name__}: no answer; check the endpoint and the network"
+            f"cannot {where}: the object ends before the range asked for. It was cut short or "
+            "replaced from outside",
+            ErrorKind.INVALID_OBJECT_SIZE,
         )
     advice = _REFUSED.get(failure.code) or _ADVICE.get(failure.status, "the service gave no reason")
     return StorageError(f"cannot {where}: {failure.code or failure.status}: {advice}")

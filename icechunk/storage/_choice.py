@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import sys
-from typing import Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from icechunk._io import fork
 from icechunk.errors import ErrorKind, InvalidInputError
 
-OBSTORE: Final = "obstore"
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
-Library: TypeAlias = Literal["fsspec", "obstore"]
-"""What makes requests: the fsspec file system of the service (s3fs, gcsfs, adlfs), or obstore."""
+T = TypeVar("T")
+
+OBSTORE: Final = "obstore"
 
 
 class _Forks:
@@ -75,11 +78,37 @@ def check_backend(backend: str, other: str, obstacle: str | None) -> None:
         )
 
 
-def chosen_library(backend: str, obstacle: str | None) -> Library:
-    """Return which library to use in this process: obstore wherever it can do the work."""
-    can = _is_installed() and not _forks.lost and obstacle is None
-    return "obstore" if can and backend in {"auto", OBSTORE} else "fsspec"
-
-
 class UnspeakableError(Exception):
-    """obstore has no words for this key; nothing was requested yet, so the other library can."""
+    """obstore has no words for this; nothing was done yet, so the other library can."""
+
+
+async def use_either(
+    backend: str,
+    obstacle: str | None,
+    *,
+    fast: str,
+    by_obstore: Callable[[Any], Awaitable[T]],
+    by_other: Callable[[], Awaitable[T]],
+) -> T:
+    """Do something by obstore wherever it can, else by the other library of the service.
+
+    Parameters
+    ----------
+    backend : str
+        What the user asked for.
+    obstacle : str or None
+        What is wanted that obstore cannot do.
+    fast : str
+        Module that sees obstore, imported when it is needed.
+    by_obstore : callable
+        Given the module; may raise `UnspeakableError`.
+    by_other : callable
+        The same by the other library.
+    """
+    can = _is_installed() and not _forks.lost and obstacle is None
+    if can and backend in {"auto", OBSTORE}:
+        try:
+            return await by_obstore(importlib.import_module(fast))
+        except UnspeakableError:
+            pass
+    return await by_other()

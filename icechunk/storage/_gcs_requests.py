@@ -7,9 +7,9 @@ virtual chunks are made with; listings, deletions and uploads in parts by the JS
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from urllib.parse import quote, urlencode
 
 from icechunk._io.limits import gather_limited
@@ -51,6 +51,10 @@ _ADVICE: Final = {
 }
 
 
+GcsBackend: TypeAlias = Literal["auto", "aiohttp", "obstore"]
+"""Which library makes the requests."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GcsPlace:
     """Where objects are in Google Cloud Storage, and how to get at them.
@@ -67,6 +71,8 @@ class GcsPlace:
         Of the HTTP client.
     read_headers, write_headers : tuple of (str, str)
         Sent with every request that reads or writes.
+    backend : {"auto", "aiohttp", "obstore"}
+        Which library makes the requests.
     """
 
     bucket: str
@@ -76,11 +82,20 @@ class GcsPlace:
     web: WebOptions
     read_headers: tuple[tuple[str, str], ...]
     write_headers: tuple[tuple[str, str], ...]
+    backend: GcsBackend = field(default="auto", compare=False)  # the place is the same
 
     @property
     def description(self) -> str:
         """Return ``gs://`` with bucket and prefix."""
         return f"gs://{self.bucket}" + (f"/{self.prefix}" if self.prefix else "")
+
+    def operation(self, verb: str, key: str) -> str:
+        """Return what was tried, for a message."""
+        return f"{verb} gs://{self.bucket}/{key}"
+
+    def refusal(self, verb: str, key: str, status: int) -> StorageError:
+        """Return our error for an error reply of the service."""
+        return refusal(self.operation(verb, key), status, _ADVICE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,10 +342,10 @@ class GcsRequests(ObjectRequests):
         return headers
 
     def _where(self, verb: str, key: str) -> str:
-        return f"{verb} gs://{self.place.bucket}/{self.root}{key}"
+        return self.place.operation(verb, self.root + key)
 
     def _refusal(self, verb: str, key: str, reply: Reply) -> StorageError:
-        return refusal(self._where(verb, key), reply, _ADVICE)
+        return self.place.refusal(verb, self.root + key, reply.status)
 
     def _require(self, verb: str, key: str, reply: Reply) -> None:
         if not reply.is_good:

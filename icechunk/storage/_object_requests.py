@@ -70,8 +70,8 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectRequests(ABC):
-    """What can be asked of a place in an object store, with a client and settings.
+class ObjectReads(ABC):
+    """What can be read from a place, with a client and settings.
 
     Parameters
     ----------
@@ -96,6 +96,40 @@ class ObjectRequests(ABC):
     @abstractmethod
     async def head(self, key: str) -> Head:
         """Return what the store says about an object."""
+
+    async def download_range(
+        self, key: str, whole: ByteRange, condition: ReadCondition | None
+    ) -> bytes:
+        """Return a range, in parallel requests if it is large."""
+        most, ideal_bytes = self._concurrency()
+        size = whole.stop - whole.start
+        step = -(-size // min(most, -(-size // ideal_bytes)))
+        ranges = [
+            ByteRange(start=start, stop=min(start + step, whole.stop))
+            for start in range(whole.start, whole.stop, step)
+        ]
+        with self.gate.as_free(min(most, len(ranges))) as most:
+            parts = await gather_limited(
+                most, (self.download(key, part, condition) for part in ranges)
+            )
+        return b"".join(part[0] for part in parts) if len(parts) > 1 else parts[0][0]
+
+    def _concurrency(self) -> tuple[int, int]:
+        """Return how many requests one object may take at once, and their ideal size in bytes."""
+        concurrency = self.settings.concurrency
+        assert concurrency is not None
+        return (
+            concurrency.max_concurrent_requests_for_object or 1,
+            concurrency.ideal_concurrent_request_size or 1,
+        )
+
+    def _backoff(self, most: int | None = None) -> Backoff:
+        return backoff_of(self.settings, most)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectRequests(ObjectReads):
+    """What can be asked of a place in an object store, with a client and settings."""
 
     @abstractmethod
     async def list_page(self, prefix: str, token: str | None, most: int) -> Page:
@@ -135,23 +169,6 @@ class ObjectRequests(ABC):
         """Delete objects."""
 
     # ---------------------------------------------------------------- made of these
-
-    async def download_range(
-        self, key: str, whole: ByteRange, condition: ReadCondition | None
-    ) -> bytes:
-        """Return a range, in parallel requests if it is large."""
-        most, ideal_bytes = self._concurrency()
-        size = whole.stop - whole.start
-        step = -(-size // min(most, -(-size // ideal_bytes)))
-        ranges = [
-            ByteRange(start=start, stop=min(start + step, whole.stop))
-            for start in range(whole.start, whole.stop, step)
-        ]
-        with self.gate.as_free(min(most, len(ranges))) as most:
-            parts = await gather_limited(
-                most, (self.download(key, part, condition) for part in ranges)
-            )
-        return b"".join(part[0] for part in parts) if len(parts) > 1 else parts[0][0]
 
     async def put_if(
         self,
@@ -211,18 +228,6 @@ class ObjectRequests(ABC):
             else settings.metadata_storage_class
         )
         return special or settings.storage_class
-
-    def _concurrency(self) -> tuple[int, int]:
-        """Return how many requests one object may take at once, and their ideal size in bytes."""
-        concurrency = self.settings.concurrency
-        assert concurrency is not None
-        return (
-            concurrency.max_concurrent_requests_for_object or 1,
-            concurrency.ideal_concurrent_request_size or 1,
-        )
-
-    def _backoff(self, most: int | None = None) -> Backoff:
-        return backoff_of(self.settings, most)
 
     async def _is_there(self, key: str, size_bytes: int) -> bool:
         """Tell whether an upload in parts took place although its end was reported as failed.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 import obstore
 from obstore.exceptions import BaseError, InvalidPathError
 
+from icechunk._io.limits import gather_limited
 from icechunk.errors import ErrorKind, StorageError
 from icechunk.storage._choice import UnspeakableError
 from icechunk.storage._object_requests import (
@@ -38,6 +39,7 @@ from icechunk.storage.retry import AmbiguousError, repeated
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult
 
+    from icechunk.storage._web import WebOptions
     from icechunk.storage_settings import StorageSettings
 
 T = TypeVar("T")
@@ -56,6 +58,7 @@ _KINDS: Final = {
 }
 # Not one request for ever: the time allowed between two arrivals of bytes decides.
 _WHOLE_REQUEST: Final = timedelta(days=1)
+_DELETES_IN_PARALLEL: Final = 32
 _URL: Final = re.compile(r"https?://\S+")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -92,6 +95,8 @@ class Failure:
             )
         if isinstance(error, FileNotFoundError):
             return cls(status=404, code="404", text="")
+        if "StartTooLarge" in text:  # a success, by a service that sends what there is
+            return cls(status=416, code="416", text="")
         kind = _KIND.search(text)
         first = _URL.sub("the server", text.partition("\n")[0])
         return cls(status=None, code="", text=_KINDS[kind[1]] if kind else first)
@@ -128,6 +133,7 @@ def make_stores(
     allow_http: bool,
     read_headers: Mapping[str, str],
     write_headers: Mapping[str, str],
+    more: Mapping[str, Any] | None = None,
 ) -> Stores:
     """Return the stores of a place.
 
@@ -143,6 +149,8 @@ def make_stores(
         Whether servers without TLS will do.
     read_headers, write_headers : mapping
         Sent along, unsigned.
+    more : mapping, optional
+        Other options of the client.
     """
     retries = settings.retries
     assert retries is not None
@@ -150,6 +158,7 @@ def make_stores(
         "connect_timeout": timedelta(seconds=connect_seconds),
         "timeout": _WHOLE_REQUEST,
         "allow_http": allow_http,
+        **(more or {}),
     }
     if read_seconds is not None:
         options["read_timeout"] = timedelta(seconds=read_seconds)
@@ -171,6 +180,35 @@ def make_stores(
     )
 
 
+def make_web_stores(
+    make: Callable[[dict[str, Any], dict[str, Any]], Any],
+    settings: StorageSettings,
+    web: WebOptions,
+    *,
+    read_headers: Mapping[str, str],
+    write_headers: Mapping[str, str],
+) -> Stores:
+    """Return the stores of a place with the options of an HTTP client; see `make_stores`."""
+    limits = web.limits(settings)
+    more: dict[str, Any] = {}
+    if limits.whole_seconds is not None:
+        more["timeout"] = timedelta(seconds=limits.whole_seconds)
+    if web.proxy is not None:
+        more["proxy_url"] = web.proxy
+    if web.user_agent is not None:
+        more["user_agent"] = web.user_agent
+    return make_stores(
+        make,
+        settings,
+        connect_seconds=limits.connect_seconds,
+        read_seconds=limits.read_seconds,
+        allow_http=True,  # the URL says whether
+        read_headers=read_headers,
+        write_headers=write_headers,
+        more=more,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObstoreRequests(ObjectRequests):
     """What can be asked of a place through obstore.
@@ -185,12 +223,21 @@ class ObstoreRequests(ObjectRequests):
         Makes our errors.
     version_field : {"e_tag", "version"}
         What of an object its conditional update compares.
+    lists, writes, sends_parts : bool
+        Whether obstore lists this service page by page, writes to it, and uploads in parts; else
+        the other library does.
+    deletes_many : bool
+        Whether one request deletes many objects, and does not mind those that are gone.
     """
 
     stores: Stores
     place: str
     explain: Explain
     version_field: Literal["e_tag", "version"] = "e_tag"
+    lists: bool = True
+    writes: bool = True
+    sends_parts: bool = True
+    deletes_many: bool = True
 
     def _path(self, key: str) -> str:
         """Return a key as obstore has to be told it, or refuse one that it would change."""
@@ -200,6 +247,11 @@ class ObstoreRequests(ObjectRequests):
         ):
             raise UnspeakableError(path)
         return path
+
+    def _path_to_write(self, key: str) -> str:
+        if not self.writes:
+            raise UnspeakableError(key)
+        return self._path(key)
 
     async def _patiently(self, verb: str, key: str, ask: Callable[[], Awaitable[T]]) -> T:
         async def once() -> T:
@@ -268,7 +320,7 @@ class ObstoreRequests(ObjectRequests):
         # least begin late.
         wanted = self.root + prefix
         folder, _, start = wanted.rpartition("/")
-        if not folder:  # a key that begins with a slash would be told without it
+        if not self.lists or not folder:  # a key that begins with a slash would be told without it
             raise UnspeakableError(prefix)
         offset = wanted[:-1] if len(start) > 1 else None
         if token is not None:
@@ -307,8 +359,10 @@ class ObstoreRequests(ObjectRequests):
         content_type: str | None,
     ) -> None:
         """Write an object whole, in parts if it is large."""
-        body, path = bytes(data), self._path(key)
+        body, path = bytes(data), self._path_to_write(key)
         in_parts = self._goes_in_parts(len(body))
+        if in_parts and not self.sends_parts:
+            raise UnspeakableError(key)
 
         async def ask() -> object:
             with self.gate.as_free(self._concurrency()[0] if in_parts else 1) as most:
@@ -338,13 +392,14 @@ class ObstoreRequests(ObjectRequests):
         content_type: str | None,
     ) -> Version:
         """Make one conditional write."""
+        path = self._path_to_write(key)
         mode: Any = "overwrite"
         if self._is_conditional(expected):
             mode = "create" if expected is None else {self.version_field: expected}
         try:
             reply: Mapping[str, Any] = await obstore.put_async(
                 self.stores.writer,
-                self._path(key),
+                path,
                 body,
                 attributes=self._attributes(key, metadata, content_type),
                 use_multipart=False,
@@ -365,12 +420,23 @@ class ObstoreRequests(ObjectRequests):
 
     async def delete(self, keys: Sequence[str]) -> None:
         """Delete objects, in one request where the service can."""
-        paths = [self._path(key) for key in keys]
+        paths = [self._path_to_write(key) for key in keys]
 
-        async def ask() -> None:
-            await obstore.delete_async(self.stores.writer, paths)
+        async def ask(*paths: str) -> None:
+            await obstore.delete_async(self.stores.writer, list(paths))
 
-        await self._patiently("delete", keys[0], ask)
+        async def one(key: str, path: str) -> None:
+            try:
+                await self._patiently("delete", key, lambda: ask(path))
+            except StorageError as error:
+                if error.kind != ErrorKind.OBJECT_NOT_FOUND:
+                    raise
+
+        if self.deletes_many:
+            await self._patiently("delete", keys[0], lambda: ask(*paths))
+            return
+        with self.gate.as_free(min(_DELETES_IN_PARALLEL, len(keys))) as most:
+            await gather_limited(most, map(one, keys, paths))
 
     def _attributes(
         self, key: str, metadata: Mapping[str, str] | None, content_type: str | None

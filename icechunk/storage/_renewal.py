@@ -1,4 +1,4 @@
-"""Credentials that a callback renews: fetched when they end, once for everybody in this process."""
+"""Credentials that may be renewed by a callback: when they end, once for all in this process."""
 
 from __future__ import annotations
 
@@ -49,12 +49,14 @@ class Source(Protocol[C_co]):
 
 
 class Renewed(Generic[C]):
-    """The credentials that a callback returned last.
+    """Fixed credentials, or those that a callback returned last.
 
     Parameters
     ----------
-    source : Source
-        A refreshable case of credentials.
+    source : Source or None
+        A refreshable case of credentials; None for fixed ones.
+    current : Expiring or None
+        What to begin with; fixed ones for good.
 
     Notes
     -----
@@ -62,11 +64,16 @@ class Renewed(Generic[C]):
     call of the callback.
     """
 
-    def __init__(self, source: Source[C]) -> None:
+    def __init__(self, source: Source[C] | None, current: C | None = None) -> None:
         self._source = source
         self._flight: Flight[str, C] = Flight()
         self._renew_at = float("inf")  # by the monotonic clock
-        self.current: C | None = None
+        self.current = current
+
+    @property
+    def can_renew(self) -> bool:
+        """Whether there is a callback to ask."""
+        return self._source is not None
 
     def offer(self, sent: C | None) -> None:
         """Use credentials that were sent along, if there are none or they have ended."""
@@ -100,6 +107,7 @@ class Renewed(Generic[C]):
         return await self._flight.share("renew", self._fetch)
 
     async def _fetch(self) -> C:
+        assert self._source is not None
         try:
             # In a thread, for the user's callback may take its time.
             found = await loop.in_thread(self._source.fetch)

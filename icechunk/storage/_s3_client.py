@@ -31,11 +31,11 @@ from botocore.parsers import (  # type: ignore[import-untyped,unused-ignore]
 
 from icechunk.credential_values import S3Credentials
 from icechunk.errors import ErrorKind, StorageError
-from icechunk.storage._s3_access import S3Access
 from icechunk.storage._s3_place import (
     NO_CREDENTIALS,
     UNSETTLED_CODES,
     S3Place,
+    access_by,
     operation,
     refusal,
     stream_timeouts,
@@ -46,8 +46,9 @@ from icechunk.storage.retry import AmbiguousError, backoff_of, repeated
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from icechunk.credential_values import AnyS3Credential
+    from icechunk.credential_values import AnyS3Credential, S3StaticCredentials
     from icechunk.object_store_config import S3Options
+    from icechunk.storage._renewal import Renewed
     from icechunk.storage_settings import StorageSettings
 
 _READS: Final = frozenset({"GetObject", "HeadObject", "ListObjectsV2", "HeadBucket"})
@@ -75,11 +76,11 @@ class S3Client:
         For the region of the bucket.
     general : aiobotocore client
         The one it was found through; often the same.
-    access : S3Access or None
+    access : Renewed or None
         Where its credentials come from, unless from the environment.
     """
 
-    def __init__(self, api: Any, general: Any, access: S3Access | None) -> None:
+    def __init__(self, api: Any, general: Any, access: Renewed[S3StaticCredentials] | None) -> None:
         self.api = api
         self.access = access
         self._general = general
@@ -161,9 +162,9 @@ def _config(options: S3Options, settings: StorageSettings) -> dict[str, Any]:
 
 
 class _Handed(AioCredentials):  # type: ignore[misc,unused-ignore] # the library is untyped
-    """Hands a client the credentials that `S3Access` has."""
+    """Hands a client the credentials that `access_by` has."""
 
-    def __init__(self, access: S3Access) -> None:
+    def __init__(self, access: Renewed[S3StaticCredentials]) -> None:
         super().__init__("", "", method="icechunk")
         self._access = access
 
@@ -192,13 +193,13 @@ def _loader() -> Any:
 
 def open_session(
     credentials: AnyS3Credential,
-) -> tuple[aiobotocore.session.AioSession, S3Access | None]:
+) -> tuple[aiobotocore.session.AioSession, Renewed[S3StaticCredentials] | None]:
     """Return a session, and where its credentials come from unless from the environment."""
     session = aiobotocore.session.AioSession()
     session.register_component("data_loader", _loader())
     if not isinstance(credentials, S3Credentials.Static | S3Credentials.Refreshable):
         return session, None
-    access = S3Access(credentials)
+    access = access_by(credentials)
     session.register_component("credential_provider", _Provider(_Handed(access)))
     return session, access
 

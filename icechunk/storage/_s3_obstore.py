@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import threading
-from collections import OrderedDict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -13,39 +11,49 @@ from urllib.parse import urlsplit, urlunsplit
 from obstore.store import S3Store
 
 from icechunk._io import loop
-from icechunk._io.flight import Flight
 from icechunk.credential_values import S3Credentials
 from icechunk.storage import _s3_fs
-from icechunk.storage._object_requests import ExpiredCredentialsError
-from icechunk.storage._obstore import Failure, ObstoreRequests, Stores, make_stores
-from icechunk.storage._s3_access import S3Access
-from icechunk.storage._s3_place import S3Place, refusal, stream_timeouts, unanswered
+from icechunk.storage._obstore import Failure, ObstoreRequests, make_stores
+from icechunk.storage._obstore_clients import OpenStores, clients
+from icechunk.storage._s3_place import (
+    S3Place,
+    access_by,
+    refusal,
+    stream_timeouts,
+    unanswered,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from obstore.store import S3Credential
 
+    from icechunk.credential_values import S3StaticCredentials
     from icechunk.errors import StorageError
     from icechunk.storage._object_requests import ObjectRequests
+    from icechunk.storage._renewal import Renewed
     from icechunk.storage_settings import StorageSettings
 
 T = TypeVar("T")
 _HOST_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]").fullmatch
-_KEPT: Final = 16
 
 
 class _Given:
-    """Hands obstore the credentials that `S3Access` has."""
+    """Hands obstore the credentials that a place has."""
 
-    def __init__(self, access: S3Access) -> None:
-        self.access = access
+    def __init__(self, access: Renewed[S3StaticCredentials]) -> None:
+        self._access = access
 
-    async def ready(self) -> None:
-        await self.access.ready()
+    async def ready(self) -> S3StaticCredentials:
+        return await self._access.ready()
+
+    async def renew(self, seen: S3StaticCredentials) -> bool:
+        if self._access.can_renew:
+            await self._access.renewed(seen)
+        return self._access.can_renew
 
     def __call__(self) -> S3Credential:
-        current = self.access.current
+        current = self._access.current
         assert current is not None
         return _handed(current.access_key_id, current.secret_access_key, current.session_token)
 
@@ -63,6 +71,9 @@ class _Ambient:
         if self._frozen is None or not self._lasts:
             self._frozen = await loop.on_io_thread(self._found.get_frozen_credentials())
 
+    async def renew(self, seen: None) -> bool:  # noqa: ARG002 (botocore renews them in time)
+        return False
+
     def __call__(self) -> S3Credential:
         return _handed(self._frozen.access_key, self._frozen.secret_key, self._frozen.token)
 
@@ -75,39 +86,6 @@ def _handed(key: str, secret: str, token: str | None) -> S3Credential:
         "token": token,
         "expires_at": datetime.now(UTC),
     }
-
-
-class _Client:
-    """The stores of one place, and the credentials they are given."""
-
-    def __init__(self, stores: Stores, given: _Given | _Ambient | None) -> None:
-        self.stores = stores
-        self.given = given
-
-
-class _Clients:
-    """Clients by recipe, shared by the whole process; they belong to no loop."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[str, _Client] = OrderedDict()
-        self._opening: Flight[str, _Client] = Flight()
-
-    async def get(self, recipe: str, open_client: Callable[[], Awaitable[_Client]]) -> _Client:
-        with self._lock:
-            found = self._kept.get(recipe)
-            if found is not None:
-                self._kept.move_to_end(recipe)
-                return found
-        client = await self._opening.share(recipe, open_client)
-        with self._lock:
-            self._kept[recipe] = client
-            while len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
-        return client
-
-
-_clients: Final = _Clients()
 
 
 async def use(
@@ -130,7 +108,7 @@ async def use(
         Makes the requests; called again when the service takes refreshable credentials for
         expired, after they were renewed.
     """
-    client = await _clients.get(recipe, lambda: _open(place, settings))
+    client = await clients.get(recipe, lambda: _open(place, settings))
 
     def explain(verb: str, key: str, failure: Failure) -> StorageError:
         if failure.status is None:
@@ -144,21 +122,10 @@ async def use(
         place=place.description,
         explain=explain,
     )
-    given = client.given
-    if given is None:
-        return await work(requests)
-    await given.ready()
-    if not isinstance(given, _Given) or not given.access.can_renew:
-        return await work(requests)
-    seen = given.access.current
-    try:
-        return await work(requests)
-    except ExpiredCredentialsError:
-        await given.access.renewed(seen)
-    return await work(requests)
+    return await client.lend(requests, work)
 
 
-async def _open(place: S3Place, settings: StorageSettings) -> _Client:
+async def _open(place: S3Place, settings: StorageSettings) -> OpenStores:
     options, credentials = place.options, place.credentials
     given: _Given | _Ambient | None = None
     if options.anonymous or isinstance(credentials, S3Credentials.Anonymous):
@@ -166,7 +133,7 @@ async def _open(place: S3Place, settings: StorageSettings) -> _Client:
     elif isinstance(credentials, S3Credentials.FromEnv):
         given = _Ambient(place, await _s3_fs.ambient_credentials(place))
     else:
-        given = _Given(S3Access(credentials))
+        given = _Given(access_by(credentials))
     region = options.region or await _s3_fs.region_of(place, settings)
     config: Any = {"region": region, **_endpoint(place)}
     if options.requester_pays:
@@ -196,7 +163,7 @@ async def _open(place: S3Place, settings: StorageSettings) -> _Client:
         read_headers=dict(place.read_headers),
         write_headers=dict(place.write_headers),
     )
-    return _Client(stores, given)
+    return OpenStores(stores=stores, given=given)
 
 
 def _endpoint(place: S3Place) -> dict[str, Any]:

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
+from icechunk.credential_values import S3Credentials, S3StaticCredentials
 from icechunk.errors import ErrorKind, StorageError
 from icechunk.storage._object_requests import ExpiredCredentialsError
+from icechunk.storage._renewal import Renewals, Renewed
 
 if TYPE_CHECKING:
     from icechunk.credential_values import AnyS3Credential
@@ -56,6 +58,7 @@ _REFUSED: Final = {
     "RequestTimeTooSkewed": _CLOCK,
     "RequestExpired": _CLOCK,
 }
+_renewals: Final[Renewals[S3StaticCredentials]] = Renewals()
 NO_CREDENTIALS: Final = (
     "pass access_key_id and secret_access_key, get_credentials, or anonymous=True, or set "
     "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -97,6 +100,15 @@ class S3Place:
     def description(self) -> str:
         """Return ``s3://`` with bucket and prefix."""
         return f"s3://{self.bucket}" + (f"/{self.prefix}" if self.prefix else "")
+
+
+def access_by(
+    credentials: S3Credentials.Static | S3Credentials.Refreshable,
+) -> Renewed[S3StaticCredentials]:
+    """Return the credentials in force; all clients of this process share those of a callback."""
+    if isinstance(credentials, S3Credentials.Static):
+        return Renewed(None, credentials[0])
+    return _renewals.of(credentials)
 
 
 def stream_timeouts(options: S3Options, settings: StorageSettings) -> tuple[float, float | None]:

@@ -9,7 +9,8 @@ import asyncio
 import io
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
@@ -109,6 +110,42 @@ class WebOptions:
             user_agent=options.get("user_agent"),
         )
 
+    def limits(self, settings: StorageSettings) -> WebLimits:
+        """Return the limits in force: those of the settings, of these options, or the usual."""
+        timeouts = settings.timeouts
+        connect_ms = timeouts.connect_timeout_ms if timeouts else None
+        read_ms = timeouts.read_timeout_ms if timeouts else None
+        attempt_ms = timeouts.operation_attempt_timeout_ms if timeouts else None
+        whole = self.whole_seconds
+        return WebLimits(
+            connect_seconds=_limit(connect_ms, self.connect_seconds, _CONNECT_SECONDS),
+            read_seconds=_limit(read_ms, self.read_seconds, _READ_SECONDS),
+            whole_seconds=whole if attempt_ms is None else attempt_ms / 1000,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebLimits:
+    """How long requests may take.
+
+    Parameters
+    ----------
+    connect_seconds, read_seconds : float
+        For making a connection, and between two arrivals of bytes.
+    whole_seconds : float or None
+        For one attempt; None without a limit.
+    """
+
+    connect_seconds: float
+    read_seconds: float
+    whole_seconds: float | None
+
+
+def _limit(milliseconds: int | None, seconds: float | None, default: float) -> float:
+    if milliseconds is not None:
+        return milliseconds / 1000
+    return default if seconds is None else seconds
+
 
 def _seconds(options: Mapping[str, str], name: str) -> float | None:
     text = options.get(name)
@@ -123,6 +160,16 @@ def _seconds(options: Mapping[str, str], name: str) -> float | None:
             f"option {name} is no time: {text!r}; expected seconds, such as '30s'",
             ErrorKind.STORAGE_CONFIG,
         ) from error
+
+
+def obstacle_in_url(url: str) -> str | None:
+    """Return what of the URL of a server obstore cannot do; None if it can do everything."""
+    parts = urlsplit(url)
+    if "@" in parts.netloc:  # its errors would show it
+        return "a login in a URL"
+    if parts.query:  # they would show this too, and it may be a signature
+        return "a query in a URL"
+    return None
 
 
 def is_on(options: Mapping[str, str], *names: str) -> bool:
@@ -219,17 +266,11 @@ class WebClient:
 
 async def open_web(options: WebOptions, settings: StorageSettings) -> WebClient:
     """Open a client; awaited on the I/O thread's loop, to which it is tied."""
-    timeouts = settings.timeouts
-    connect_ms = timeouts.connect_timeout_ms if timeouts else None
-    read_ms = timeouts.read_timeout_ms if timeouts else None
-    attempt_ms = timeouts.operation_attempt_timeout_ms if timeouts else None
-    limits = aiohttp.ClientTimeout(
-        total=None,
-        sock_connect=_limit(connect_ms, options.connect_seconds, _CONNECT_SECONDS),
-        sock_read=_limit(read_ms, options.read_seconds, _READ_SECONDS),
-    )
+    limits = options.limits(settings)
     session = aiohttp.ClientSession(
-        timeout=limits,
+        timeout=aiohttp.ClientTimeout(
+            total=None, sock_connect=limits.connect_seconds, sock_read=limits.read_seconds
+        ),
         connector=aiohttp.TCPConnector(limit=_CONNECTIONS),
         auto_decompress=False,  # an object is the bytes that are stored
         trust_env=True,
@@ -239,13 +280,7 @@ async def open_web(options: WebOptions, settings: StorageSettings) -> WebClient:
     # It would send a request whose connection was closed once more and tell nobody; what is worth
     # another attempt is decided here.
     session._retry_connection = False  # noqa: SLF001 (there is no public switch)
-    return WebClient(session, options, _limit(attempt_ms, options.whole_seconds, None))
-
-
-def _limit(milliseconds: int | None, seconds: float | None, default: float | None) -> float | None:
-    if milliseconds is not None:
-        return milliseconds / 1000
-    return default if seconds is None else seconds
+    return WebClient(session, options, limits.whole_seconds)
 
 
 async def ask_patiently(send: Callable[[], Awaitable[Reply]], backoff: Backoff) -> Reply:
@@ -276,21 +311,18 @@ async def ask_patiently(send: Callable[[], Awaitable[Reply]], backoff: Backoff) 
         await backoff.sleep(delay)
 
 
-def refusal(where: str, reply: Reply, advice: Mapping[int, str], text: str = "") -> StorageError:
+def refusal(where: str, status: int, advice: Mapping[int, str]) -> StorageError:
     """Return our error for a reply that is none of success.
 
     Parameters
     ----------
     where : str
         What was tried, such as ``read gs://bucket/key``.
-    reply : Reply
-        The refusal.
+    status : int
+        Of the reply.
     advice : mapping of int to str
         What to do about a status.
-    text : str
-        The server's own words, free of secrets.
     """
-    status = reply.status
     if status in MISSING:
         return StorageError(f"cannot {where}: no such object", ErrorKind.OBJECT_NOT_FOUND)
     if status in THROTTLED:
@@ -299,13 +331,19 @@ def refusal(where: str, reply: Reply, advice: Mapping[int, str], text: str = "")
             "max_concurrent_requests or try again later",
             ErrorKind.THROTTLED,
         )
-    words = advice.get(status) or text or "the server gave no reason"
+    if status == 416:
+        return StorageError(
+            f"cannot {where}: the object ends before the range asked for. It was cut short or "
+            "replaced from outside",
+            ErrorKind.INVALID_OBJECT_SIZE,
+        )
+    words = advice.get(status, "the server gave no reason")
     return StorageError(f"cannot {where}: status {status}: {words}")
 
 
-def unanswered(where: str, error: BaseException) -> StorageError:
+def unanswered(where: str, why: BaseException | str) -> StorageError:
     """Return our error for a request without a reply."""
-    what: Any = str(error) or type(error).__name__
-    if isinstance(error, TimeoutError):
+    what = str(why) or type(why).__name__
+    if isinstance(why, TimeoutError):
         what = "timeout: no answer in time"
     return StorageError(f"cannot {where}: {what}; check the address and the network")

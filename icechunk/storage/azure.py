@@ -5,22 +5,24 @@ Source: specification section 1.1. Conditional writes compare entity tags.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from icechunk._display import scrubbed
 from icechunk._io import loop
 from icechunk._io.clients import ClientPool
 from icechunk.credential_values import AzureCredentials, AzureStaticCredentials
 from icechunk.errors import ErrorKind, InvalidInputError
-from icechunk.storage._azure_client import AzureClient, AzurePlace
+from icechunk.storage._azure_client import AzureClient, AzurePlace, fixed_credential
 from icechunk.storage._azure_requests import AzureRequests
 from icechunk.storage._bucket import BucketStorage, trimmed_prefix
-from icechunk.storage._web import WebOptions, is_on
+from icechunk.storage._choice import check_backend, use_either
+from icechunk.storage._web import WebOptions, is_on, obstacle_in_url
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from icechunk.credential_values import AnyAzureCredential
+    from icechunk.storage._azure_client import AzureBackend
     from icechunk.storage._object_requests import ObjectRequests
 
 T = TypeVar("T")
@@ -74,6 +76,7 @@ class AzureStorage(BucketStorage):
         credentials: AnyAzureCredential,
         *,
         config: Mapping[str, str] | None = None,
+        backend: AzureBackend = "auto",
     ) -> AzureStorage:
         """Return the storage below ``prefix`` in ``container``; see `azure_storage`.
 
@@ -92,19 +95,34 @@ class AzureStorage(BucketStorage):
         if is_on(options, *_EMULATOR):
             default = _EMULATOR_URL
         endpoint = next((options[name] for name in _ENDPOINT if name in options), default)
-        return cls(
-            AzurePlace(
-                account=account,
-                container=container,
-                prefix=trimmed_prefix(prefix),
-                credentials=_credentials(options, credentials),
-                endpoint=endpoint.rstrip("/"),
-                web=WebOptions.parse(options, _OPTIONS),
-            )
+        place = AzurePlace(
+            account=account,
+            container=container,
+            prefix=trimmed_prefix(prefix),
+            credentials=_credentials(options, credentials),
+            endpoint=endpoint.rstrip("/"),
+            web=WebOptions.parse(options, _OPTIONS),
+            backend=backend,
         )
+        check_backend(backend, "azure", _obstacle(place))
+        return cls(place)
 
     async def _lend(self, work: Callable[[ObjectRequests], Awaitable[T]]) -> T:
-        return await loop.on_io_thread(self._there(work))
+        place = self._azure
+
+        async def by_obstore(module: Any) -> T:
+            found: T = await module.use(
+                place, self.settings, self._client_recipe(), self._root(), self._gate, work
+            )
+            return found
+
+        return await use_either(
+            place.backend,
+            _obstacle(place),
+            fast="icechunk.storage._azure_obstore",
+            by_obstore=by_obstore,
+            by_other=lambda: loop.on_io_thread(self._there(work)),
+        )
 
     async def _there(self, work: Callable[[ObjectRequests], Awaitable[T]]) -> T:
         place, settings = self._azure, self.settings
@@ -140,6 +158,14 @@ class AzureStorage(BucketStorage):
             yield "endpoint", scrubbed(place.endpoint)
         if isinstance(place.credentials, AzureCredentials.Anonymous):
             yield "anonymous", True
+
+
+def _obstacle(place: AzurePlace) -> str | None:
+    """Return what of a place obstore cannot do; None if it can do everything asked."""
+    case = place.credentials
+    if isinstance(case, AzureCredentials.FromEnv) and fixed_credential(case) is None:
+        return "credentials that azure.identity finds"
+    return obstacle_in_url(place.endpoint)
 
 
 def _credentials(options: Mapping[str, str], given: AnyAzureCredential) -> AnyAzureCredential:

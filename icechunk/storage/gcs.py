@@ -5,7 +5,7 @@ Source: specification section 1.1. Conditional writes compare generations.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from icechunk._display import scrubbed
 from icechunk._io import loop
@@ -13,14 +13,16 @@ from icechunk._io.clients import ClientPool
 from icechunk.credential_values import GcsCredentials, GcsStaticCredentials
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.storage._bucket import BucketStorage, trimmed_prefix
+from icechunk.storage._choice import check_backend, use_either
 from icechunk.storage._gcs_access import GcsAccess
 from icechunk.storage._gcs_requests import GcsPlace, GcsRequests
-from icechunk.storage._web import WebClient, WebOptions, is_on, open_web
+from icechunk.storage._web import WebClient, WebOptions, is_on, obstacle_in_url, open_web
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from icechunk.credential_values import AnyGcsCredential
+    from icechunk.storage._gcs_requests import GcsBackend
     from icechunk.storage._object_requests import ObjectRequests
 
 T = TypeVar("T")
@@ -89,6 +91,7 @@ class GcsStorage(BucketStorage):
         credentials: AnyGcsCredential,
         *,
         config: Mapping[str, str] | None = None,
+        backend: GcsBackend = "auto",
         read_headers: Mapping[str, str] | None = None,
         write_headers: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
@@ -105,20 +108,35 @@ class GcsStorage(BucketStorage):
         options = {name.lower(): value for name, value in (config or {}).items()}
         base_url = next((options[name] for name in _BASE_URL if name in options), _PUBLIC_URL)
         common = dict(headers or {})
-        return cls(
-            GcsPlace(
-                bucket=bucket,
-                prefix=trimmed_prefix(prefix),
-                credentials=_credentials(options, credentials),
-                base_url=base_url.rstrip("/"),
-                web=WebOptions.parse(options, _OPTIONS),
-                read_headers=tuple((common | dict(read_headers or {})).items()),
-                write_headers=tuple((common | dict(write_headers or {})).items()),
-            )
+        place = GcsPlace(
+            bucket=bucket,
+            prefix=trimmed_prefix(prefix),
+            credentials=_credentials(options, credentials),
+            base_url=base_url.rstrip("/"),
+            web=WebOptions.parse(options, _OPTIONS),
+            read_headers=tuple((common | dict(read_headers or {})).items()),
+            write_headers=tuple((common | dict(write_headers or {})).items()),
+            backend=backend,
         )
+        check_backend(backend, "aiohttp", obstacle_in_url(place.base_url))
+        return cls(place)
 
     async def _lend(self, work: Callable[[ObjectRequests], Awaitable[T]]) -> T:
-        return await loop.on_io_thread(self._there(work))
+        place = self._gcs
+
+        async def by_obstore(module: Any) -> T:
+            found: T = await module.use(
+                place, self.settings, self._client_recipe(), self._root(), self._gate, work
+            )
+            return found
+
+        return await use_either(
+            place.backend,
+            obstacle_in_url(place.base_url),
+            fast="icechunk.storage._gcs_obstore",
+            by_obstore=by_obstore,
+            by_other=lambda: loop.on_io_thread(self._there(work)),
+        )
 
     async def _there(self, work: Callable[[ObjectRequests], Awaitable[T]]) -> T:
         place, settings = self._gcs, self.settings

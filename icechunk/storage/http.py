@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final
-from urllib.parse import quote, urlsplit
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+from urllib.parse import urlsplit
 
 from icechunk._display import scrubbed
 from icechunk._io import loop
 from icechunk._io.clients import ClientPool
-from icechunk._io.limits import gather_limited
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
-from icechunk.storage._web import (
-    NETWORK_ERRORS,
-    Reply,
-    WebClient,
-    WebOptions,
-    ask_patiently,
-    open_web,
-    refusal,
-    unanswered,
-)
-from icechunk.storage.base import (
-    ByteRange,
-    ObjectInfo,
-    ReadCondition,
-    Version,
-    check_readable,
-    object_not_found,
-    range_beyond_end,
-)
+from icechunk.storage._choice import check_backend, use_either
+from icechunk.storage._http_requests import HttpPlace, HttpReads
+from icechunk.storage._web import WebClient, WebOptions, obstacle_in_url, open_web
+from icechunk.storage.base import ByteRange, ObjectInfo, ReadCondition, Version, check_readable
 from icechunk.storage.read_only import ReadOnlyStorage
-from icechunk.storage.retry import backoff_of
 from icechunk.storage_settings import (
     StorageConcurrencySettings,
     StorageRetriesSettings,
@@ -39,32 +21,14 @@ from icechunk.storage_settings import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
-_ADVICE: Final = {
-    401: "the server wants to know who asks: pass headers, as in {'authorization': 'Bearer ...'}",
-    403: "access was denied: check the URL and the headers",
-}
+    from icechunk.storage._http_requests import HttpBackend
+    from icechunk.storage._object_requests import ObjectReads
+
 _clients: Final[ClientPool[WebClient]] = ClientPool()
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpPlace:
-    """Where objects are on a web server, and how it is reached.
-
-    Parameters
-    ----------
-    base_url : str
-        Of the root, without a slash at its end.
-    web : WebOptions
-        Of the HTTP client.
-    headers : tuple of (str, str)
-        Sent with every request.
-    """
-
-    base_url: str
-    web: WebOptions
-    headers: tuple[tuple[str, str], ...]
+T = TypeVar("T")
 
 
 class HttpStorage(ReadOnlyStorage):
@@ -94,6 +58,7 @@ class HttpStorage(ReadOnlyStorage):
         *,
         opts: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
+        backend: HttpBackend = "auto",
     ) -> HttpStorage:
         """Return the storage at ``base_url``; see `http_storage`.
 
@@ -109,44 +74,43 @@ class HttpStorage(ReadOnlyStorage):
         if url.scheme not in {"http", "https"} or not url.netloc:
             raise _no_url(base_url)
         options = {name.lower(): value for name, value in (opts or {}).items()}
-        return cls(
-            HttpPlace(
-                base_url=base_url.rstrip("/"),
-                web=WebOptions.parse(options, frozenset()),
-                headers=tuple((headers or {}).items()),
-            )
+        place = HttpPlace(
+            base_url=base_url.rstrip("/"),
+            web=WebOptions.parse(options, frozenset()),
+            headers=tuple((headers or {}).items()),
+            backend=backend,
         )
+        check_backend(backend, "aiohttp", obstacle_in_url(place.base_url))
+        return cls(place)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_reopen, (self._place, self._settings))
 
-    async def _ask(self, method: str, key: str, byte_range: ByteRange | None = None) -> Reply:
-        """Make a request, repeated as the settings say; a refusal is raised, but for 416."""
-        check_readable(key)
-        headers = {"Accept-Encoding": "identity", **dict(self._place.headers)}
-        if byte_range is not None:
-            headers["Range"] = f"bytes={byte_range.start}-{byte_range.stop - 1}"
-        path, mark, query = self._place.base_url.partition("?")
-        url = f"{path}/{quote(key)}{mark}{query}"
-        where = f"read {key!r} in {self.description}"
+    async def _lend(self, work: Callable[[ObjectReads], Awaitable[T]]) -> T:
+        place, settings = self._place, self.settings
 
-        async def on_io_thread() -> Reply:
-            settings = self.settings
+        async def by_obstore(module: Any) -> T:
+            found: T = await module.use(place, settings, self._gate, work)
+            return found
+
+        async def there() -> T:
             async with _clients.lease(
-                (self._place, str(settings)), lambda: open_web(self._place.web, settings)
+                (place, str(settings)), lambda: open_web(place.web, settings)
             ) as client:
-                return await ask_patiently(
-                    lambda: client.ask(method, url, headers=headers), backoff_of(settings)
+                return await work(
+                    HttpReads(
+                        settings=settings, root="", gate=self._gate, client=client, place=place
+                    )
                 )
 
-        try:
-            async with self._gate:
-                reply = await loop.on_io_thread(on_io_thread())
-        except NETWORK_ERRORS as error:
-            raise unanswered(where, error) from error
-        if not reply.is_good and reply.status != 416:
-            raise refusal(where, reply, _ADVICE)
-        return reply
+        async with self._gate:
+            return await use_either(
+                place.backend,
+                obstacle_in_url(place.base_url),
+                fast="icechunk.storage._http_obstore",
+                by_obstore=by_obstore,
+                by_other=lambda: loop.on_io_thread(there()),
+            )
 
     async def get(
         self,
@@ -156,67 +120,25 @@ class HttpStorage(ReadOnlyStorage):
         condition: ReadCondition | None = None,
     ) -> bytes:
         """Return the content of an object, or exactly one range of it."""
+        check_readable(key)
         if byte_range is None:
-            return (await self._download(key, None, condition)).body
-        size = byte_range.stop - byte_range.start
-        if not size:
+            return (await self._lend(lambda reads: reads.download(key, None, condition)))[0]
+        if byte_range.start == byte_range.stop:
             return b""
-        concurrency = self.settings.concurrency
-        assert concurrency is not None
-        most = concurrency.max_concurrent_requests_for_object or 1
-        step = -(-size // min(most, -(-size // (concurrency.ideal_concurrent_request_size or 1))))
-        parts = await gather_limited(
-            most,
-            (
-                self._range(
-                    key,
-                    ByteRange(start=start, stop=min(start + step, byte_range.stop)),
-                    condition,
-                )
-                for start in range(byte_range.start, byte_range.stop, step)
-            ),
-        )
-        return b"".join(parts) if len(parts) > 1 else parts[0]
-
-    async def _range(self, key: str, part: ByteRange, condition: ReadCondition | None) -> bytes:
-        reply = await self._download(key, part, condition)
-        data, total = reply.body, reply.total_bytes()
-        if reply.status == 416:
-            total = (await self.head(key)).size_bytes if total is None else total
-            raise range_beyond_end(key, self.description, part, total)
-        if reply.status == 200:  # this server knows no ranges
-            total, data = len(data), data[part.start : part.stop]
-        if len(data) != part.stop - part.start:
-            total = part.start + len(data) if total is None else total
-            raise range_beyond_end(key, self.description, part, total)
-        return data
-
-    async def _download(
-        self, key: str, byte_range: ByteRange | None, condition: ReadCondition | None
-    ) -> Reply:
-        reply = await self._ask("GET", key, byte_range)
-        if condition is not None and reply.is_good:
-            condition.check(
-                key,
-                self.description,
-                etag=reply.headers.get("ETag"),
-                last_modified_us=reply.modified_us(),
-            )
-        return reply
+        return await self._lend(lambda reads: reads.download_range(key, byte_range, condition))
 
     async def get_versioned(self, key: str) -> tuple[bytes, Version]:
         """Return the content of an object and its entity tag, or its time."""
-        reply = await self._download(key, None, None)
-        tag = reply.headers.get("ETag") or reply.headers.get("Last-Modified", "")
-        return reply.body, Version(tag)
+        check_readable(key)
+        return await self._lend(lambda reads: reads.download(key, None, None))
 
     async def head(self, key: str) -> ObjectInfo:
         """Return size and time of an object."""
-        reply = await self._ask("HEAD", key)
-        size = reply.headers.get("Content-Length")
-        if size is None:
-            raise object_not_found(key, f"{self.description} (no length given)")
-        return ObjectInfo(key=key, size_bytes=int(size), last_modified_us=reply.modified_us() or 0)
+        check_readable(key)
+        found = await self._lend(lambda reads: reads.head(key))
+        return ObjectInfo(
+            key=key, size_bytes=found.size_bytes, last_modified_us=found.last_modified_us
+        )
 
     def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         """Refuse to list."""
@@ -235,7 +157,7 @@ class HttpStorage(ReadOnlyStorage):
     @property
     def description(self) -> str:
         """Return the URL, without a password in it."""
-        return scrubbed(self._place.base_url)
+        return self._place.description
 
     def _fields(self) -> Iterator[tuple[str, object]]:
         yield "type", "HTTP"

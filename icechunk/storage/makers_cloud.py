@@ -5,7 +5,7 @@ Public path: `icechunk.storage`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from icechunk.credentials import azure_credentials, gcs_credentials
 from icechunk.storage._backends import make_storage
@@ -36,6 +36,7 @@ def gcs_storage(
     read_headers: dict[str, str] | None = None,
     write_headers: dict[str, str] | None = None,
     headers: dict[str, str] | None = None,
+    backend: Literal["auto", "aiohttp", "obstore"] = "auto",
 ) -> Storage:
     """Return a storage in Google Cloud Storage.
 
@@ -71,6 +72,9 @@ def gcs_storage(
         Sent with every request that reads, or writes.
     headers : dict of str to str, optional
         Sent with every request; the more specific ones win.
+    backend : {"auto", "aiohttp", "obstore"}
+        Library that makes the requests. ``"auto"`` is obstore where it is installed and can do what
+        the other arguments ask for, else aiohttp; both do the same.
 
     Returns
     -------
@@ -107,6 +111,7 @@ def gcs_storage(
         read_headers=read_headers,
         write_headers=write_headers,
         headers=headers,
+        backend=backend,
     )
 
 
@@ -123,6 +128,7 @@ def azure_storage(
     config: dict[str, str] | None = None,
     get_credentials: Callable[[], AnyAzureRefreshableCredential] | None = None,
     scatter_initial_credentials: bool = False,
+    backend: Literal["auto", "azure", "obstore"] = "auto",
 ) -> Storage:
     """Return a storage in Azure Blob Storage.
 
@@ -155,6 +161,9 @@ def azure_storage(
         has ended. It travels with the storage, so it must be picklable.
     scatter_initial_credentials : bool
         Call ``get_credentials`` once now and send the result along.
+    backend : {"auto", "azure", "obstore"}
+        Library that makes the requests. ``"auto"`` is obstore where it is installed and can do what
+        the other arguments ask for, else azure-storage-blob; both do the same.
 
     Returns
     -------
@@ -188,11 +197,16 @@ def azure_storage(
             scatter_initial_credentials=scatter_initial_credentials,
         ),
         config=config,
+        backend=backend,
     )
 
 
 def http_storage(
-    base_url: str, opts: dict[str, str] | None = None, headers: dict[str, str] | None = None
+    base_url: str,
+    opts: dict[str, str] | None = None,
+    headers: dict[str, str] | None = None,
+    *,
+    backend: Literal["auto", "aiohttp", "obstore"] = "auto",
 ) -> Storage:
     """Return a storage on a web server, for reading.
 
@@ -205,6 +219,9 @@ def http_storage(
         ``user_agent``, ``allow_http``.
     headers : dict of str to str, or None
         Sent with every request. They travel with the storage when it is pickled.
+    backend : {"auto", "aiohttp", "obstore"}
+        Library that makes the requests. ``"auto"`` is obstore where it is installed and can do what
+        the other arguments ask for, else aiohttp; both do the same.
 
     Returns
     -------
@@ -224,7 +241,7 @@ def http_storage(
     >>> http_storage("https://example.org/repo").description
     'https://example.org/repo'
     """
-    return make_storage("http", base_url, opts=opts, headers=headers)
+    return make_storage("http", base_url, opts=opts, headers=headers, backend=backend)
 
 
 def redirect_storage(base_url: str) -> Storage:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from icechunk._display import scrubbed
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.storage._bucket import BucketStorage, trimmed_prefix
-from icechunk.storage._choice import UnspeakableError, check_backend, chosen_library
+from icechunk.storage._choice import check_backend, use_either
 from icechunk.storage._s3_place import DeniedError, S3Place, obstacle_to_obstore
 
 if TYPE_CHECKING:
@@ -22,17 +22,12 @@ if TYPE_CHECKING:
 
     from icechunk.credential_values import AnyS3Credential
     from icechunk.object_store_config import S3Options
-    from icechunk.storage._choice import Library
     from icechunk.storage._object_requests import ObjectRequests
     from icechunk.storage._s3_place import Backend
 
 T = TypeVar("T")
 
-# Loaded when they are used: each pulls in a large library.
-_TRANSPORTS: Final = {
-    "fsspec": "icechunk.storage._s3_fs",
-    "obstore": "icechunk.storage._s3_obstore",
-}
+_S3FS: Final = "icechunk.storage._s3_fs"  # loaded when it is used: it pulls in a large library
 
 
 class S3Storage(BucketStorage):
@@ -116,13 +111,19 @@ class S3Storage(BucketStorage):
             root = await self._rooted_root(requests)
             return await work(replace(requests, root=root, gate=self._gate))
 
-        settings, recipe = self.settings, self._client_recipe()
-        library = chosen_library(self._place.backend, obstacle_to_obstore(self._place))
-        try:
-            found: T = await _use(library)(self._place, settings, recipe, rooted)
-        except UnspeakableError:
-            found = await _use("fsspec")(self._place, settings, recipe, rooted)
-        return found
+        arguments = (self._place, self.settings, self._client_recipe(), rooted)
+
+        async def using(module: Any) -> T:
+            found: T = await module.use(*arguments)
+            return found
+
+        return await use_either(
+            self._place.backend,
+            obstacle_to_obstore(self._place),
+            fast="icechunk.storage._s3_obstore",
+            by_obstore=using,
+            by_other=lambda: using(importlib.import_module(_S3FS)),
+        )
 
     async def _rooted_root(self, requests: ObjectRequests) -> str:
         if self._place.prefix:
@@ -152,11 +153,6 @@ class S3Storage(BucketStorage):
         for flag in ("allow_http", "anonymous", "force_path_style", "requester_pays"):
             if getattr(options, flag):
                 yield flag, True
-
-
-def _use(library: Library) -> Callable[..., Awaitable[Any]]:
-    use: Callable[..., Awaitable[Any]] = importlib.import_module(_TRANSPORTS[library]).use
-    return use
 
 
 async def _has_rooted_keys(requests: ObjectRequests) -> bool:

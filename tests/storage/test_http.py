@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,14 +55,17 @@ def web_server(folder: Path) -> Iterator[WebServer]:
         yield server
 
 
-@pytest.fixture
-def web(web_server: WebServer) -> Iterator[WebServer]:
-    yield web_server
+@pytest.fixture(params=["aiohttp", "auto"])
+def web(web_server: WebServer, request: pytest.FixtureRequest) -> Iterator[WebServer]:
+    """Return the server, for aiohttp to reach it with, or obstore where it can."""
+    yield replace(web_server, backend=request.param)
     web_server.no_faults()
 
 
 def at(web: WebServer, path: str = "", **options: Any) -> Storage:
-    return http_storage(web.url + path, **options).with_settings(FEW_TRIES)
+    return http_storage(web.url + path, **({"backend": web.backend} | options)).with_settings(
+        FEW_TRIES
+    )
 
 
 # ---------------------------------------------------------------- the contract, for reading

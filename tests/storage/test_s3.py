@@ -21,7 +21,15 @@ from icechunk._io.loop import run
 from icechunk.credential_values import S3Credentials, S3StaticCredentials
 from icechunk.errors import InvalidInputError, StorageError
 from icechunk.object_store_config import S3Options
-from icechunk.storage import Storage, _choice, _s3_access, _s3_fs, _s3_obstore, s3_storage
+from icechunk.storage import (
+    Storage,
+    _choice,
+    _obstore_clients,
+    _s3_fs,
+    _s3_obstore,
+    _s3_place,
+    s3_storage,
+)
 from icechunk.storage import _bucket as module
 from icechunk.storage._renewal import Renewals
 from icechunk.storage.base import ByteRange, LostRaceError, UnknownOutcomeError, Version
@@ -145,7 +153,7 @@ calls: list[float] = []
 @pytest.fixture(autouse=True)
 def nothing_renewed_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget what callbacks returned in earlier tests: a process asks each only once."""
-    monkeypatch.setattr(_s3_access, "_renewals", Renewals())
+    monkeypatch.setattr(_s3_place, "_renewals", Renewals())
 
 
 def good_credentials() -> S3StaticCredentials:
@@ -651,8 +659,8 @@ def test_equal_storages_share_connections(s3: S3Server, monkeypatch: pytest.Monk
         kept = lambda: _s3_fs._clients._entries
         monkeypatch.setattr(clients, "_KEPT", 2)
     else:
-        kept = lambda: _s3_obstore._clients._kept
-        monkeypatch.setattr(_s3_obstore, "_KEPT", 2)
+        kept = lambda: _obstore_clients.clients._kept
+        monkeypatch.setattr(_obstore_clients, "_KEPT", 2)
     storage = made(s3)
     run(storage.put("repo", b"1"))
     count = len(kept())
