@@ -276,7 +276,7 @@ class Repository(
         >>> icechunk.Repository.exists(icechunk.in_memory_storage())
         False
         """
-        return await version_at(_with_settings(storage, storage_settings)) is not None
+        return await version_at(RepositoryState.place(storage, storage_settings)) is not None
 
     @staticmethod
     async def fetch_spec_version_async(
@@ -289,7 +289,7 @@ class Repository(
         >>> icechunk.Repository.fetch_spec_version(repo.storage)
         SpecVersion.v2 (current)
         """
-        version = await version_at(_with_settings(storage, storage_settings))
+        version = await version_at(RepositoryState.place(storage, storage_settings))
         return None if version is None else SpecVersion(version)
 
     @staticmethod
@@ -551,10 +551,6 @@ def _repository_from_parts(
     state.config_version = config_version
     state.attribution = attribution
     return Repository(state)
-
-
-def _with_settings(storage: Storage, settings: StorageSettings | None) -> Storage:
-    return storage if settings is None else storage.with_settings(settings)
 
 
 def _checked_version(version: SpecVersion | int | None) -> int:

@@ -12,6 +12,7 @@ from icechunk.assets.virtual import VirtualReader
 from icechunk.config import RepositoryConfig
 from icechunk.errors import RepositoryNotFoundError
 from icechunk.ids import ObjectId, parse_object_id
+from icechunk.storage.base import Storage
 from icechunk.types import Attribution
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
     from icechunk.assets.ref_store import RefStore
     from icechunk.container_access import AnyCredential
-    from icechunk.storage.base import Storage, Version
+    from icechunk.storage.base import Version
+    from icechunk.storage_settings import StorageSettings
 
 VirtualAccess: TypeAlias = "Mapping[str, AnyCredential | None]"
 """URL prefixes of virtual chunk containers that may be read, and how to get in."""
@@ -60,12 +62,29 @@ class RepositoryState:
         authorized: VirtualAccess | None,
         spec_version: int = 2,
     ) -> RepositoryState:
-        """Put together a repository at a storage."""
-        resolved = config.resolved(storage.default_settings())
+        """Put together a repository at a storage; raises as `place`."""
+        resolved = config.resolved(cls.place(storage).default_settings())
         access = access_to_containers(config, authorized)
         place = storage.with_settings(resolved.storage)
         assets = AssetManager(place, resolved, spec_version)
         return cls(assets, VirtualReader(resolved, access), config)
+
+    @staticmethod
+    def place(storage: Storage, settings: StorageSettings | None = None) -> Storage:
+        """Return a storage with other settings, if there are any.
+
+        Raises
+        ------
+        TypeError
+            It is something else, mostly a path.
+        """
+        if not isinstance(storage, Storage):
+            raise TypeError(
+                f"storage must be an icechunk.Storage, not {type(storage).__name__}. A directory: "
+                "icechunk.local_filesystem_storage(path); S3: icechunk.s3_storage(bucket=..., "
+                "prefix=...); any URL: icechunk.storage.storage_for_url(url)."
+            )
+        return storage if settings is None else storage.with_settings(settings)
 
     async def refs(self) -> RefStore:
         """Read branches, tags and the snapshot graph."""

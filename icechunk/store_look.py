@@ -437,6 +437,7 @@ def _chunk_keys(path: NodePath, table: ChunkTable) -> list[str]:
 
 def _no_zarr2(key: str) -> NodeNotFoundError:
     return NodeNotFoundError(
-        f"{key!r} belongs to Zarr version 2, which this store never holds.",
+        f"{key!r} belongs to Zarr version 2, which this store never holds; create it with "
+        "zarr_format=3.",
         ErrorKind.KEY_NOT_FOUND,
     )

@@ -307,7 +307,13 @@ def _has_auto(region: Region) -> bool:
 
 
 def _store_of(session: Session | IcechunkStore) -> IcechunkStore:
-    return session if isinstance(session, IcechunkStore) else session.store
+    store = session if isinstance(session, IcechunkStore) else getattr(session, "store", None)
+    if not isinstance(store, IcechunkStore):
+        raise TypeError(
+            f"to_icechunk writes into a session, not into {type(session).__name__}: session = "
+            "repo.writable_session('main'), ds.to_icechunk(session), session.commit(message)."
+        )
+    return store
 
 
 def _writable(session: Session | IcechunkStore) -> Session:

@@ -293,3 +293,9 @@ def test_a_reset_branch_is_no_silent_loss(path: Path) -> None:
     repo.reset_branch("main", "1CECHNKREP0F1RSTCMT0")
     with pytest.raises(ic.ConflictError, match="reset or amended"):
         session.commit("x", rebase_with=ic.BasicConflictSolver())
+
+
+@pytest.mark.parametrize("name", ["create", "open", "open_or_create", "exists", "fetch_config"])
+def test_a_path_in_place_of_a_storage_is_told_what_makes_one(name: str) -> None:
+    with pytest.raises(TypeError, match=r"not str.*local_filesystem_storage.*storage_for_url"):
+        getattr(ic.Repository, name)("somewhere")

@@ -111,7 +111,7 @@ def test_who_has_it_open_as_version_1_is_told_to_open_it_again() -> None:
         lambda: repo.lookup_branch("main"),
         lambda: repo.readonly_session(tag="v1"),
     ):
-        with pytest.raises(ic.SessionStateError, match="upgraded to format version 2.*Open it"):
+        with pytest.raises(ic.SessionStateError, match=r"upgraded to format version 2.*Open it"):
             look()
 
 

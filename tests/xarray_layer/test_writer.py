@@ -309,3 +309,8 @@ def test_progress_bar(repo, capsys):
     with ProgressBar():
         weather().to_icechunk(repo.writable_session("main"))
     assert "100%" in capsys.readouterr().out
+
+
+def test_who_gives_a_repository_is_told_to_open_a_session(repo):
+    with pytest.raises(TypeError, match=r"not into Repository.*writable_session"):
+        to_icechunk(xr.Dataset({"v": ("x", [1])}), repo)
