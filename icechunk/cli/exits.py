@@ -100,10 +100,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__ or current.__context__
 
 
-_DISK_FULL: Final = (
-    "Free some space, or give another place. What was committed before is intact, and what the "
-    "failed command wrote is not reachable."
-)
+_DISK_FULL: Final = "Free some space, or give another place. What was committed before is intact."
 _OS_HINTS: Final[dict[int, tuple[str, str]]] = {
     errno.ENOSPC: ("no space left on the device", _DISK_FULL),
     errno.EDQUOT: ("the disk quota is used up", "Free some space, or give another place."),
@@ -177,8 +174,10 @@ def failure_of(error: BaseException) -> Failure:
             return link.failure
         if isinstance(link, OSError) and link.errno in _OS_HINTS:
             what, hint = _OS_HINTS[link.errno]
-            detail = f" ({error})" if isinstance(error, IcechunkError) else ""
-            return Failure(message=f"{what}{detail}", hint=hint, code=ExitCode.FAILURE)
+            where = f": {error}" if isinstance(error, IcechunkError) else ""
+            if (link.strerror or what).lower() in where.lower():
+                what, where = where.removeprefix(": "), ""  # the error has said it
+            return Failure(message=f"{what}{where}", hint=hint, code=ExitCode.FAILURE)
     for link in _chain(error):
         if isinstance(link, InputError):
             return Failure(message=link.what, hint=link.hint, code=_INPUT_CODES[link.reason])

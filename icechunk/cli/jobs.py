@@ -63,7 +63,7 @@ def show(
     For example:
       icechunk jobs show my-repo year
     """
-    data = _found(open_repository(repo, storage_option), repo, job).to_dict()
+    data = found_job(open_repository(repo, storage_option), repo, job).to_dict()
     output = Output.from_streams(as_json=as_json)
     output.show(data, _facts(data))
     if not output.as_json and data["state"] in {"running", "failed"}:
@@ -84,14 +84,30 @@ def remove(repo: Repo, job: JobArgument, *, storage_option: StorageOptions = Non
     from icechunk.dask.ingest import remove_job  # noqa: PLC0415
 
     repository = open_repository(repo, storage_option)
-    _found(repository, repo, job)
+    found_job(repository, repo, job)
     info = remove_job(repository, job)
     lost = info.units - info.committed
     left = f"; {count_text(lost, 'unit')} not committed" if info.state != "finished" else ""
     Output.from_streams().done(f"job {job} removed{left}")
 
 
-def _found(repository: Repository, repo: str, job: str) -> JobInfo:
+def found_job(repository: Repository, repo: str, job: str) -> JobInfo:
+    """Return what is known of a job.
+
+    Parameters
+    ----------
+    repository : Repository
+        It is kept beside this.
+    repo : str
+        Where that is, as the user wrote it.
+    job : str
+        Its name.
+
+    Raises
+    ------
+    CommandError
+        There is none of that name; the hint lists those there are.
+    """
     # Deferred: as above.
     from icechunk.dask.ingest import list_jobs, show_job  # noqa: PLC0415
 

@@ -11,6 +11,7 @@ from icechunk._units import count_text, seconds_text
 from icechunk.cli import writing
 from icechunk.cli.cluster import computing
 from icechunk.cli.ingest_job import check_places, repository_for
+from icechunk.cli.jobs import found_job
 from icechunk.cli.repos import branch_tip, open_repository
 from icechunk.dask.ingest import Files, Ingest, JobSummary, show_job
 from icechunk.errors import IcechunkError
@@ -40,7 +41,10 @@ def run_job(request: IngestRequest, terms: JobTerms, output: Output) -> None:
     check_places(request)
     if terms.resume:
         repository = open_repository(request.location, list(request.storage_options))
-        branch = show_job(repository, str(terms.name)).branch
+        known = found_job(repository, request.location, str(terms.name))
+        branch = known.branch
+        if known.state == "finished":
+            output.say(f"job {terms.name} has finished already; nothing is left to write")
     else:
         repository = repository_for(request, output)
         branch = request.branch

@@ -256,7 +256,7 @@ def virtualize(
     ] = None,
     append_dim: Annotated[
         str | None,
-        typer.Option("--append", metavar="DIM", help="Follow what is there along a dimension."),
+        typer.Option("--append-dim", metavar="DIM", help="Follow what is there along a dimension."),
     ] = None,
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="Of the array of a TIFF file.")

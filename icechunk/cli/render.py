@@ -169,6 +169,7 @@ def refs(rows: Sequence[Mapping[str, Any]], kind: str) -> RenderableType:
     if not rows:
         return Text(f"no {kind}s" if kind == "tag" else f"no {kind}es", style=QUIET)
     result = table(kind, "commit", "written", "message")
+    result.columns[1].no_wrap = True  # to be copied
     for row in rows:
         first_line = clean(row["message"]).partition("\n")[0]
         name = Text(clean(row["name"]), style=BRANCH if kind == "branch" else TAG)

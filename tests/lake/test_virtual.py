@@ -450,7 +450,7 @@ def test_the_command_line(tmp_path, monkeypatch):
 
     shown = run_command("virtualize", *paths[:2], "r", "--concat-dim", "time", "--json")
     assert json.loads(shown)["references"] >= 2
-    run_command("virtualize", paths[2], "r", "--append", "time", "-m", "one more")
+    run_command("virtualize", paths[2], "r", "--append-dim", "time", "-m", "one more")
     prefix = f"{tmp_path.as_uri()}/"
     repository = icechunk.Repository.open(
         icechunk.local_filesystem_storage(str(tmp_path / "r")),

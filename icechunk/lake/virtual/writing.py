@@ -58,7 +58,7 @@ def open_sources(
     if concat_dim is None or not sources:
         raise InvalidInputError(
             f"{len(sources)} files: say along which dimension they follow each other, "
-            "concat_dim='time'.",
+            "such as concat_dim='time', on the command line --concat-dim time.",
             ErrorKind.NOT_ALLOWED,
         )
     if parallel and len(sources) > 1:
