@@ -44,7 +44,7 @@ class AsyncClient:
     author : Author, optional
         Who commits; from ``ICECHUNK_AUTHOR_NAME`` and ``ICECHUNK_AUTHOR_EMAIL`` when omitted.
     **storage_options
-        As `icechunk.storage_for_url` takes them.
+        As `icechunk.storage.storage_for_url` takes them.
 
     Notes
     -----

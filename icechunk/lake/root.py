@@ -31,7 +31,8 @@ class LakeRoot:
     url : str
         A directory, or any storage URL.
     options : mapping
-        As `icechunk.storage_for_url` takes them; they go to the catalog and every repository.
+        As `icechunk.storage.storage_for_url` takes them; they go to the catalog and every
+        repository.
     """
 
     url: str
