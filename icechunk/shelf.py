@@ -19,6 +19,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from icechunk._io.limits import gather_limited
 from icechunk.assets.refs import now_us, pauses
 from icechunk.core.wire import decode_document, encode_document, pack_changes, unpack_changes
 from icechunk.errors import (
@@ -43,6 +44,8 @@ SHELF_PREFIX: Final = "x-shelf/"
 SHELF_VERSION: Final = 1
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+_CONCURRENT_READS: Final = 16
+_READ_AT_ONCE: Final = 256
 _UPDATE_TRIES: Final = 100
 _FIRST_WAIT_SECONDS: Final = 0.01
 _LONGEST_WAIT_SECONDS: Final = 1.0
@@ -240,6 +243,17 @@ class Shelf:
             raise _not_there(key, e) from e
         return _item_of(key, name, data)
 
+    async def items(self, shelf_id: str, names: Sequence[str]) -> list[ShelfItem | None]:
+        """Return several items, None for one that is not there; else raises as `item`."""
+
+        async def read(name: str) -> ShelfItem | None:
+            try:
+                return await self.item(shelf_id, name)
+            except NotFoundError:
+                return None
+
+        return await gather_limited(_CONCURRENT_READS, [read(name) for name in names])
+
     async def names(self, shelf_id: str) -> dict[str, int]:
         """Return the names of a shelf's items and their sizes; unit: bytes."""
         prefix = f"{SHELF_PREFIX}{_checked(shelf_id)}/items/"
@@ -266,16 +280,15 @@ class Shelf:
             complete = False
             while not complete:
                 complete = True
-                for name in sorted((await self.names(record.shelf_id)).keys() - read):
-                    read.add(name)
-                    try:
-                        item = await self.item(record.shelf_id, name)
-                    except NotFoundError:
-                        # It was committed, or gave way to one that was not listed yet.
-                        complete = False
-                        continue
-                    if item.changes is not None:
-                        yield item.changes
+                names = sorted((await self.names(record.shelf_id)).keys() - read)
+                read.update(names)
+                for start in range(0, len(names), _READ_AT_ONCE):
+                    batch = names[start : start + _READ_AT_ONCE]
+                    for item in await self.items(record.shelf_id, batch):
+                        if item is None:  # committed, or it gave way to one not listed yet
+                            complete = False
+                        elif item.changes is not None:
+                            yield item.changes
 
     # -- bytes --------------------------------------------------------------------------------
 

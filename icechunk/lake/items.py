@@ -10,10 +10,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from icechunk._io.limits import gather_limited
 from icechunk.core.changes import ChangeSet
 from icechunk.core.merge import merge_changes
-from icechunk.errors import ErrorKind, FormatError, NotFoundError, SessionStateError
+from icechunk.errors import ErrorKind, FormatError, SessionStateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 _ITEM: Final = re.compile(r"(?P<joiner>[0-9a-f]+)-(?P<number>[0-9]{10})-(?P<what>all|more)")
 _READ_TRIES: Final = 20
-_CONCURRENT_READS: Final = 16
 
 
 def item_name(joiner: str, number: int, *, everything: bool) -> str:
@@ -43,17 +41,17 @@ class Part:
 async def load_parts(shelf: Shelf, session_id: str) -> list[Part]:
     """Read what every joiner saved, in the order in which their names sort."""
     for _ in range(_READ_TRIES):
-        try:
-            return await _load_listed(shelf, session_id, await shelf.names(session_id))
-        except NotFoundError:
-            continue  # an item gave way to one that stands for it; that one is listed now
+        parts = await _load_listed(shelf, session_id, await shelf.names(session_id))
+        if parts is not None:
+            return parts
+        # An item gave way to one that stands for it; that one is listed now.
     raise SessionStateError(
         f"session {session_id} is changed so fast that it could not be read; try again.",
         ErrorKind.NOT_ALLOWED,
     )
 
 
-async def _load_listed(shelf: Shelf, session_id: str, names: Iterable[str]) -> list[Part]:
+async def _load_listed(shelf: Shelf, session_id: str, names: Iterable[str]) -> list[Part] | None:
     wanted: dict[str, list[str]] = {}
     for name in sorted(names):
         found = _ITEM.fullmatch(name)
@@ -65,8 +63,10 @@ async def _load_listed(shelf: Shelf, session_id: str, names: Iterable[str]) -> l
         if found["what"] == "all":
             wanted[found["joiner"]] = []
         wanted.setdefault(found["joiner"], []).append(name)
-    reads = [shelf.item(session_id, name) for names in wanted.values() for name in names]
-    items = {item.name: item for item in await gather_limited(_CONCURRENT_READS, reads)}
+    found_items = await shelf.items(session_id, [n for names in wanted.values() for n in names])
+    items = {item.name: item for item in found_items if item is not None}
+    if len(items) < len(found_items):
+        return None
     return [_part(joiner, [items[name] for name in names]) for joiner, names in wanted.items()]
 
 

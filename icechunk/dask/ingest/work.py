@@ -24,7 +24,13 @@ from icechunk.dask.ingest.summary import JobSummary, report_of
 from icechunk.dask.ingest.units import CommitEvery
 from icechunk.dask.store import pending_write
 from icechunk.distributed import fork_at, twin_of
-from icechunk.errors import ErrorKind, InternalError, InvalidInputError, StorageError
+from icechunk.errors import (
+    ErrorKind,
+    InternalError,
+    InvalidInputError,
+    NotFoundError,
+    StorageError,
+)
 from icechunk.events import (
     Amount,
     Committed,
@@ -190,9 +196,16 @@ class Work:
     def _start(self) -> None:
         units = self._job.layout.units
         names = run(self._shelf.names(self.job_id))
-        kept = [unit.index for unit in units if unit.unit_id in names]
-        for index in kept:
-            self._items[index] = run(self._shelf.item(self.job_id, units[index].unit_id))
+        kept = [unit for unit in units if unit.unit_id in names]
+        items = run(self._shelf.items(self.job_id, [unit.unit_id for unit in kept]))
+        for unit, item in zip(kept, items, strict=True):
+            if item is None:
+                raise NotFoundError(
+                    f"{unit.unit_id} of job {self.job_id} is gone: another process finished or "
+                    "removed the job meanwhile.",
+                    ErrorKind.KEY_NOT_FOUND,
+                )
+            self._items[unit.index] = item
         _logger.info(
             "job %s: %d of %d units are written, %d are committed",
             self.job_id, len(kept), len(units), len(self._committer.done),
