@@ -87,9 +87,9 @@ class StoreMapping(MutableMapping[str, bytes]):
             writes = [self._store.set(key, buffer.from_bytes(value)) for key, value in pairs]
             await gather_limited(_CONCURRENT, writes)
 
-        documents = [pair for pair in items.items() if pair[0].endswith("zarr.json")]
-        run(write(documents))
-        run(write([pair for pair in items.items() if pair not in documents]))
+        pairs = list(items.items())
+        run(write([pair for pair in pairs if pair[0].endswith("zarr.json")]))
+        run(write([pair for pair in pairs if not pair[0].endswith("zarr.json")]))
 
     def delitems(self, keys: Iterable[str]) -> None:
         """Delete several keys; those without a value are no error."""
