@@ -207,29 +207,6 @@ def encode_table(fields: Fields) -> Blob:
     return Blob(b"".join(out.finish()), table)
 
 
-def encode_tables(items: Sequence[Fields]) -> tuple[bytes, I64Array]:
-    """Encode tables of one kind, which share their vtables.
-
-    Parameters
-    ----------
-    items : sequence of mappings
-        Fields of each table; `Blobs` nowhere in them.
-
-    Returns
-    -------
-    data : bytes
-        A multiple of 8 bytes. The parts of a table follow it without a gap, vtables apart.
-    positions : ndarray of int64, shape (n,)
-        Position of each table, a multiple of 4; unit: bytes.
-    """
-    out = _Writer()
-    positions = np.empty(len(items), np.int64)
-    for row, fields in enumerate(items):
-        positions[row] = out.write_table(fields)
-        out.pad(BLOB_ALIGN)
-    return b"".join(out.finish()), positions
-
-
 def assemble_root(fields: Fields) -> bytes:
     """Encode a whole buffer.
 
