@@ -124,10 +124,13 @@ def raw(place: Path, size: int, record: Recorder) -> None:
     assert len(listed) >= size
 
 
-def virtual_references(place: Path, size: int, record: Recorder, name: str) -> tuple[int, str]:
+def virtual_references(
+    place: Path, size: int, record: Recorder, name: str
+) -> tuple[int, list[str], Any]:
     """Set about `size` virtual references, and commit.
 
-    Returns the length of a side of the chunk grid, which is a square, and one of the locations.
+    Returns the length of a side of the chunk grid, which is a square, and what a caller would still
+    hold, for the peak of memory counts it: the locations, and the session.
     """
     source = place / "source"
     source.mkdir()
@@ -147,7 +150,7 @@ def virtual_references(place: Path, size: int, record: Recorder, name: str) -> t
         session.store.set_virtual_refs_arr("a", (side, side), locations, offsets, lengths)
     with record.time(f"{name}.commit"):
         session.commit("references")
-    return side, locations[5]
+    return side, locations, session
 
 
 def manifest_bytes(place: Path) -> int:
@@ -157,7 +160,7 @@ def manifest_bytes(place: Path) -> int:
 
 def virtual(place: Path, size: int, record: Recorder) -> None:
     """Set a million virtual references, look one up cold, list the locations, change one."""
-    side, location = virtual_references(place, size, record, "virtual")
+    side, locations, written = virtual_references(place, size, record, "virtual")
     with record.time("virtual.open_lookup_one"):
         repo = reopened(place / "repo")
         cold = repo.readonly_session("main")
@@ -168,8 +171,9 @@ def virtual(place: Path, size: int, record: Recorder) -> None:
     record.add("virtual.manifest_bytes", manifest_bytes(place / "repo") / 1e6, "MB")
     session = repo.writable_session("main")
     with record.time("virtual.update_one_commit"):
-        session.store.set_virtual_ref("a/c/0/0", location, offset=7, length=100)
+        session.store.set_virtual_ref("a/c/0/0", locations[5], offset=7, length=100)
         session.commit("one")
+    assert written.snapshot_id != session.snapshot_id
 
 
 def write_part(repo: Any, number: int, length: int) -> None:
