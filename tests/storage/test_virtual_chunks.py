@@ -20,8 +20,8 @@ from icechunk.credentials import (
     gcs_credentials,
     s3_static_credentials,
 )
-from icechunk.storage import azure_storage, gcs_storage, s3_storage
-from tests.azurite import CONTAINER, Azurite
+from icechunk.storage import azure_storage, gcs_storage, s3_storage, storage_for_url
+from tests.azurite import ACCOUNT, CONTAINER, Azurite
 from tests.azurite import KEY as AZURE_KEY
 from tests.gcs_server import BUCKET as GCS_BUCKET
 from tests.gcs_server import GOOD, GcsServer
@@ -84,7 +84,7 @@ def in_azure(server: Azurite) -> Place:
     direct = azure_storage(prefix=folder, **server.options())
     return Place(
         f"az://{CONTAINER}/{folder}/",
-        ic.azure_store(account="devstoreaccount1", config={"azure_storage_endpoint": server.url}),
+        ic.azure_store(account=ACCOUNT, config={"azure_storage_endpoint": server.url}),
         Credentials.Azure(azure_credentials(access_key=AZURE_KEY)),
         lambda key, data: run(direct.put(key, data)),
     )
@@ -105,8 +105,32 @@ def in_files(folder: Path) -> Place:
     )
 
 
-@pytest.fixture(params=["s3", "gcs", "azure", "web", "files"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+def in_memory() -> Place:
+    url = f"memory://{uuid.uuid4().hex}/"
+    direct = storage_for_url(url)
+    return Place(
+        url,
+        ic.ObjectStoreConfig.InMemory(),
+        None,
+        lambda key, data: run(direct.put(key, data)),
+    )
+
+
+def in_fsspec(folder: Path) -> Place:
+    """Return a folder, by a scheme that only fsspec knows: relative to the working directory."""
+    folder.mkdir()
+    return Place(
+        f"local://{folder.name}/",
+        ic.ObjectStoreConfig.InMemory(),
+        None,
+        lambda key, data: (folder / key).write_bytes(data),
+    )
+
+
+@pytest.fixture(params=["s3", "gcs", "azure", "web", "files", "memory", "fsspec"])
+def place(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Place]:
     match request.param:
         case "s3":
             yield in_s3(request.getfixturevalue("s3_server"))
@@ -117,6 +141,11 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
         case "web":
             with WebServer.running(tmp_path) as server:
                 yield on_the_web(server, tmp_path)
+        case "memory":
+            yield in_memory()
+        case "fsspec":
+            monkeypatch.chdir(tmp_path)
+            yield in_fsspec(tmp_path / "files")
         case _:
             yield in_files(tmp_path)
 
