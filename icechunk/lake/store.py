@@ -80,6 +80,14 @@ class LakeStore(IcechunkStore):
         await super().set(key, value, byte_range)
         await self._saved(key)
 
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """Set the value of a key that has none; it is part of the session when this returns."""
+        self._durable.require_usable()
+        if await self.exists(key):
+            return  # nothing to save
+        await super().set_if_not_exists(key, value)
+        await self._saved(key)
+
     async def delete(self, key: str) -> None:
         """Delete a chunk, or a node with everything below it."""
         self._durable.require_usable()

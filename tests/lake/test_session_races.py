@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from zarr.core.buffer import default_buffer_prototype
 
 import icechunk
 from icechunk._io.loop import run
@@ -244,3 +245,20 @@ def test_collection_meets_what_took_the_place_of_an_item(repo, monkeypatch):
     assert name not in run(shelf.names(session_id))
     assert [one.chunk_count() for one in changes] == [1]
     assert np.all(repo.root_group["t"][0, 0] == 5)
+
+
+def test_what_is_set_because_it_was_not_there_is_saved(client, repo):
+    make_array(repo)
+    repo.commit("an array")
+    session_id = repo.create_session().session_id
+    repo.checkout(session_token=session_id)
+    value = default_buffer_prototype().buffer.from_bytes(bytes(16))
+    encoded = make_array(repo, "u", compressors=None)
+    assert encoded.nchunks == 4
+    run(repo.store.set_if_not_exists("u/c/0/0", value))
+    other = joined(client, session_id)
+    assert other.root_group["u"][0, 0] == 0
+    before = run(Shelf(repo.repository.storage).names(session_id))
+    run(repo.store.set_if_not_exists("u/c/0/0", value))
+    run(repo.store.set_if_not_exists("u/zarr.json", value))
+    assert run(Shelf(repo.repository.storage).names(session_id)) == before
