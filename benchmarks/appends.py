@@ -88,7 +88,8 @@ def main() -> None:
     path = tempfile.mkdtemp()
     try:
         repo = create(path, args.time_chunk)
-        ends, rows, recent = windows(args.steps), [], []
+        ends, rows = windows(args.steps), []
+        recent: list[tuple[float, float, float, float]] = []
         for number in range(1, args.steps):
             if args.reopen:
                 repo = ic.Repository.open(ic.local_filesystem_storage(path))

@@ -31,8 +31,10 @@ _REPEATS = 3
 
 def _config(split: int) -> ic.RepositoryConfig:
     every = ic.ManifestSplitCondition.AnyArray()
-    sizes = {every: {ic.ManifestSplitDimCondition.Any(): split or UNSPLIT}}
-    splitting = ic.ManifestSplittingConfig.from_dict(sizes)
+    size = split or UNSPLIT
+    splitting = ic.ManifestSplittingConfig.from_dict(
+        {every: {ic.ManifestSplitDimCondition.Any(): size}}
+    )
     return ic.RepositoryConfig(manifest=ic.ManifestConfig(splitting=splitting))
 
 
