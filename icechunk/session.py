@@ -372,6 +372,13 @@ class Session(SessionTwins, SessionEdits, SessionLook, Block):
                 "session.fork().",
                 ErrorKind.MERGE_NOT_ALLOWED,
             )
+        here, there = (s.checkout.assets.storage.description for s in (self, other))
+        if isinstance(other, ForkSession) and here != there:
+            raise SessionStateError(
+                f"this fork is of the repository at {there}, where its chunks are, and cannot be "
+                f"merged into a session of that at {here}.",
+                ErrorKind.MERGE_NOT_ALLOWED,
+            )
         await other.checkout.ready()
         if other.checkout.snapshot_id != self.checkout.snapshot_id:
             await require_unconflicted(other.checkout, self.checkout.snapshot_id)

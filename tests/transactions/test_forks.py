@@ -222,3 +222,11 @@ def test_what_travels_keeps_no_secret_in_its_text() -> None:
     for text in (repr(storage), str(storage)):
         assert "very-secret" not in text
     assert "very-secret" not in repr(pickle.loads(pickle.dumps(storage)))
+
+
+def test_a_fork_of_another_repository_is_refused(repo: ic.Repository, tmp_path: Path) -> None:
+    elsewhere = ic.Repository.create(ic.local_filesystem_storage(tmp_path / "elsewhere"))
+    fork = elsewhere.writable_session("main").fork()
+    session = repo.writable_session("main")
+    with pytest.raises(ic.SessionStateError, match="elsewhere, where its chunks are"):
+        session.merge(fork)
