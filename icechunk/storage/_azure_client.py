@@ -132,7 +132,7 @@ class AzureClient:
         """
         current = None if self._renewed is None else await self._renewed.ready()
         if self._container is None or current is not self._made_of:
-            made = self._open(current)
+            made = await self._open(current)
             if self._container is not None:
                 self._old.append(self._container)  # requests may still be on their way
             self._container, self._made_of = made, current
@@ -146,8 +146,9 @@ class AzureClient:
             await self._renewed.renewed(self._made_of)
         return True
 
-    def _open(self, current: AnyAzureRefreshableCredential | None) -> Any:
+    async def _open(self, current: AnyAzureRefreshableCredential | None) -> Any:
         try:
+            from azure.core.pipeline.transport import AioHttpTransport  # noqa: PLC0415
             from azure.storage.blob.aio import (  # noqa: PLC0415
                 ContainerClient,
                 ExponentialRetry,
@@ -168,6 +169,14 @@ class AzureClient:
             more["user_agent"] = web.user_agent
         if web.proxy is not None:
             more["proxies"] = {"http": web.proxy, "https": web.proxy}
+        transport = AioHttpTransport(
+            connection_timeout=_seconds(connect_ms, web.connect_seconds, _CONNECT_SECONDS),
+            read_timeout=_seconds(read_ms, web.read_seconds, _READ_SECONDS),
+        )
+        await transport.open()
+        # It would send a request whose connection was closed once more and tell nobody; what is
+        # worth another attempt is decided here.
+        transport.session._retry_connection = False  # noqa: SLF001 (there is no public switch)
         credential = self._credential(current)
         bearer = credential if isinstance(credential, _Bearer) else None
         return ContainerClient(
@@ -179,8 +188,7 @@ class AzureClient:
             retry_policy=ExponentialRetry(retry_total=0),
             max_single_get_size=_SINGLE_GET_BYTES,
             max_single_put_size=max(single - 1, 1),
-            connection_timeout=_seconds(connect_ms, web.connect_seconds, _CONNECT_SECONDS),
-            read_timeout=_seconds(read_ms, web.read_seconds, _READ_SECONDS),
+            transport=transport,
             logging_enable=False,
             **more,
         )

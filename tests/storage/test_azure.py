@@ -247,6 +247,21 @@ def test_large_objects_go_in_parts_and_come_in_ranges(azure: Azurite) -> None:
     assert len(ranges) >= 3
 
 
+def test_which_library(azure: Azurite) -> None:
+    def used(**changes: Any) -> bool:
+        prefix = uuid.uuid4().hex
+        run(made(azure, prefix, **changes).put("chunks/A", b"1"))
+        return '"user-agent":"object_store' in azure.requests(prefix)[0]
+
+    assert not used(backend="azure")
+    assert used(backend="obstore")
+    assert used(backend="auto")
+    with pytest.raises(InvalidInputError, match=r"credentials that azure\.identity finds"):
+        made(azure, **NOBODY, backend="obstore")
+    with pytest.raises(InvalidInputError, match="backend must be 'auto', 'azure' or 'obstore'"):
+        made(azure, backend="adlfs")
+
+
 def test_refused_arguments() -> None:
     good = {"account": "a", "container": "b", "prefix": "p"}
     for changes, kind in (

@@ -17,7 +17,7 @@ import pytest
 from icechunk._io.loop import run
 from icechunk.credential_values import GcsBearerCredential
 from icechunk.errors import InvalidInputError, StorageError
-from icechunk.storage import Storage, _bucket, _gcs_access, gcs_storage
+from icechunk.storage import Storage, _bucket, _choice, _gcs_access, gcs_storage
 from icechunk.storage._gcs_requests import GcsRequests
 from icechunk.storage._renewal import Renewals
 from icechunk.storage.base import ByteRange, LostRaceError, ReadCondition, Version
@@ -343,6 +343,31 @@ def test_large_objects_go_in_parts_and_come_in_ranges(gcs: GcsServer) -> None:
     gcs.fault("late-500", "PUT", "upload_id", count=1)  # the part arrived, its reply did not
     run(storage.put("chunks/B", data[::-1]))
     assert run(storage.get("chunks/B")) == data[::-1]
+
+
+def test_which_library(gcs: GcsServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def used(**changes: Any) -> bool:
+        prefix = uuid.uuid4().hex
+        storage = made(gcs, prefix, **changes)
+        run(storage.put("chunks/A", b"1"))
+        run(storage.delete_many(["chunks/A", "chunks/B"]))
+        agents = {r["headers"]["user-agent"] for r in gcs.requests(prefix)}
+        assert len(agents) == 1
+        return agents.pop().startswith("object_store")
+
+    assert not used(backend="aiohttp")
+    assert used(backend="obstore")
+    assert used(backend="auto")
+    with pytest.raises(InvalidInputError, match="obstore cannot do a query in a URL"):
+        made(gcs, backend="obstore", config={"google_base_url": f"{gcs.url}?a=b"})
+    with pytest.raises(InvalidInputError, match="backend must be 'auto', 'aiohttp' or 'obstore'"):
+        made(gcs, backend="gcsfs")
+    # obstore reads this file even when it is told not to use it.
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(tmp_path / "none.json"))
+    assert not used(backend="auto")
+    monkeypatch.delenv("GOOGLE_SERVICE_ACCOUNT")
+    monkeypatch.setattr(_choice, "_is_installed", lambda: False)
+    assert not used(backend="auto")
 
 
 def test_refused_arguments() -> None:

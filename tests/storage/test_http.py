@@ -211,6 +211,22 @@ def test_passing_refusals_are_tried_again(web: WebServer, status: str) -> None:
     assert run(at(web).get("chunks/A")) == DATA
 
 
+def test_which_library(web: WebServer) -> None:
+    def used(path: str = "", **options: Any) -> bool:
+        before = len(web.requests("chunks/A"))
+        run(at(web, path, **options).get("chunks/A", ByteRange(start=1, stop=9)))
+        last = web.requests("chunks/A")[before:][-1]
+        return bool(last["headers"].get("user-agent", "").startswith("object_store"))
+
+    assert not used(backend="aiohttp")
+    assert used(backend="obstore")
+    assert used(backend="auto")
+    assert not used("/whole", backend="obstore")  # that server knows no ranges
+    assert not used("?signature=x", backend="auto")
+    with pytest.raises(InvalidInputError, match="obstore cannot do a query in a URL"):
+        at(web, "?signature=x", backend="obstore")
+
+
 # ---------------------------------------------------------------- redirects
 
 
