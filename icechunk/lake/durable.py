@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from icechunk.lake.items import Part
     from icechunk.paths import NodePath
     from icechunk.repository import Repository
+    from icechunk.store import IcechunkStore
 
 
 @dataclass(slots=True)
@@ -54,6 +55,34 @@ class _Unsaved:
         """Take what could not be saved back."""
         self.everything |= other.everything
         self.chunks |= other.chunks
+
+
+class _SavedFork(ForkSession):
+    """A fork that is written through a `LakeStore` alone, which saves each write."""
+
+    @property
+    def store(self) -> IcechunkStore:
+        """Refuse: what is written past the lake's store is not saved, and in no commit.
+
+        Raises
+        ------
+        SessionStateError
+            Kind ``not-allowed``; always.
+        """
+        raise _past_the_store()
+
+    def fork(self) -> ForkSession:
+        """Refuse as `store` does."""
+        raise _past_the_store()
+
+
+def _past_the_store() -> SessionStateError:
+    return SessionStateError(
+        "a session of a lake is written through its own store, which saves each write: "
+        "ds.to_zarr(repo.store, ...), dask.array.store(source, array), or zarr. "
+        "to_icechunk and store_dask write to sessions of repo.repository.",
+        ErrorKind.NOT_ALLOWED,
+    )
 
 
 class DurableSession:
@@ -336,7 +365,7 @@ async def _fork(repository: Repository, base: ObjectId, inherited: ChangeSet) ->
     """Return a fork whose changes are saved elsewhere, so that dropping it loses nothing."""
     checkout = await checkout_on(repository, base, ChangeSet())
     state = SessionState(checkout=checkout, branch=None, config=repository.config)
-    fork = ForkSession(state)
+    fork = _SavedFork(state)
     fork.underlay(checkout.base.snapshot, inherited)
     fork.mark_carried()
     return fork

@@ -8,12 +8,14 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import dask.array as da
 import numpy as np
 import pytest
 from zarr.core.buffer import default_buffer_prototype
 
 import icechunk
 from icechunk._io.loop import run
+from icechunk.dask import store_dask
 from icechunk.errors import RebaseFailedError, SessionStateError
 from icechunk.lake import Client, Repo, committing
 from icechunk.lake.committing import COMMIT_SESSION_KEY, commit_session, fast_forward
@@ -262,3 +264,14 @@ def test_what_is_set_because_it_was_not_there_is_saved(client, repo):
     run(repo.store.set_if_not_exists("u/c/0/0", value))
     run(repo.store.set_if_not_exists("u/zarr.json", value))
     assert run(Shelf(repo.repository.storage).names(session_id)) == before
+
+
+def test_what_would_be_written_past_the_store_is_refused(repo):
+    """It would be in the session of this process alone, and no commit would have it."""
+    begun(repo)
+    source = da.zeros((4, 4), chunks=(2, 2), dtype="f4")
+    with pytest.raises(SessionStateError, match="written through its own store"):
+        store_dask(sources=[source], targets=[repo.root_group["t"]])
+    da.store(source, repo.root_group["t"], lock=False)
+    assert repo.commit("through the store") is not None
+    assert (repo.root_group["t"][:] == 0).all()
