@@ -42,7 +42,7 @@ HASTY = StorageSettings(
 )
 # Many requests at once on a busy machine take their time.
 CROWDED = PATIENT.merge(
-    StorageSettings(timeouts=StorageTimeoutSettings(read_timeout_ms=600, connect_timeout_ms=5000))
+    StorageSettings(timeouts=StorageTimeoutSettings(read_timeout_ms=1500, connect_timeout_ms=5000))
 )
 RATE = 0.05
 
