@@ -22,7 +22,7 @@ from distributed import Client, LocalCluster
 import icechunk as ic
 import icechunk.xarray
 from icechunk._io.clients import ClientPool
-from icechunk.storage._s3_obstore import _Client as ObstoreClient
+from icechunk.storage._obstore_clients import OpenStores
 from tests.s3_server import BUCKET, KEY, SECRET, S3Server
 
 pytestmark = [
@@ -55,7 +55,7 @@ def open_clients():
     """Return how many clients of storage this process has, of whichever library."""
     found = gc.get_objects()
     pooled = sum(len(pool._entries) for pool in found if isinstance(pool, ClientPool))
-    return pooled + sum(isinstance(client, ObstoreClient) for client in found)
+    return pooled + sum(isinstance(client, OpenStores) for client in found)
 
 
 def credentials(folder):

@@ -491,7 +491,7 @@ def test_saves_are_shared_and_never_two_at_once():
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: asyncio.run(many()), range(4)))
     assert most == 1
-    assert 2 <= saves <= 20
+    assert 1 <= saves <= 20
 
 
 def test_one_joiner_at_a_time_holds_what_it_did(repo):

@@ -12,6 +12,7 @@ import zarr
 
 import icechunk as ic
 from icechunk._io.loop import run
+from icechunk.core.wire import pack_changes
 from icechunk.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -149,6 +150,7 @@ def test_damage_is_refused() -> None:
     run(shelf.put("job", item))
     key = item_key("job", "unit-1")
     good = run(storage.get(key))
+    damaged = 0
     bad = [good[: n * len(good) // 20] for n in range(20)]
     for position in range(0, len(good), 7):
         broken = bytearray(good)
@@ -156,8 +158,15 @@ def test_damage_is_refused() -> None:
         bad.append(bytes(broken))
     for data in bad:
         run(storage.put(key, data))
-        with pytest.raises(FormatError, match="x-shelf/job/items/unit-1 is damaged"):
-            run(shelf.item("job", "unit-1"))
+        try:
+            read = run(shelf.item("job", "unit-1"))
+        except FormatError as e:
+            damaged += 1
+            assert "x-shelf/job/items/unit-1 is damaged" in str(e)
+        else:  # zstd frames hold a few bits that mean nothing
+            assert pack_changes(read.changes) == pack_changes(item.changes)
+            assert (read.facts, read.base) == (item.facts, item.base)
+    assert damaged > 0.9 * len(bad)
     run(storage.put(item_key("job", "moved"), good))
     with pytest.raises(FormatError, match="it was written as 'x-shelf/job/items/unit-1"):
         run(shelf.item("job", "moved"))

@@ -51,7 +51,7 @@ STORES = {
         ("az://a/", "azure"),
         ("azure://a/", "azure"),
         ("abfs://a/", "azure"),
-        ("abfss://c@a/", ""),
+        ("abfss://c@a/", "memory"),  # whatever fsspec knows and no other case is for
         ("s3://", ""),
         ("s3:///", ""),
         ("s3://b", ""),

@@ -11,12 +11,16 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import xarray as xr
 import zarr
 from xarray.tests.conftest import time_unit, use_dask
 from xarray.tests.test_backends import TestZarrRegionAuto as RegionAuto
 from xarray.tests.test_backends import ZarrBase
 
 import icechunk as ic
+
+# Loading xarray's tests makes it warn about every file that is not closed, in other tests too.
+xr.set_options(warn_for_unclosed_files=False)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -154,11 +154,12 @@ class Source:
         """Return when the file was last written, UTC; None where its place does not tell."""
         filesystem, path = self._filesystem()
         try:
-            when = filesystem.modified(path)
+            # Of a Zarr store it is its newest file that counts.
+            paths = filesystem.find(path) if self.is_directory() else [path]
+            when = [filesystem.modified(path) for path in paths]
         except (NotImplementedError, OSError, KeyError, AttributeError):
             return None
-        known: datetime = when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
-        return known
+        return max(map(_as_utc, when), default=None)
 
     def _filesystem(self) -> tuple[AbstractFileSystem, str]:
         if self.scheme == "file":  # fsspec takes these URLs as they are, with their %20
@@ -173,6 +174,10 @@ class Source:
         root = path[: len(path) - len(self.url.removeprefix(self.bucket))].rstrip("/")
         store = _FsspecStore(filesystem, lambda key: f"{root}{key}")
         return ObjectStoreRegistry({self.bucket.rstrip("/"): store})
+
+
+def _as_utc(when: datetime) -> datetime:
+    return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
 
 
 class _FsspecStore:
