@@ -99,15 +99,23 @@ class CachingConfig(Settings, EarlierCachingConfig):
     Parameters
     ----------
     num_snapshot_nodes : int or None
-        Nodes of snapshots; 500000.
+        Nodes of snapshots; 500000. They take at most 512 bytes each on average, 256 MB in all.
     num_chunk_refs : int or None
-        References of manifests; 15000000.
+        References of manifests; 15000000. They take at most 48 bytes each on average, 720 MB in
+        all.
     num_transaction_changes : int or None
-        Changes of transaction logs; 0.
+        Changes of transaction logs; 0. They take at most 64 bytes each on average.
     num_bytes_attributes : int or None
         Bytes of attributes; 0.
     num_bytes_chunks : int or None
         Bytes of chunks; 0.
+
+    Notes
+    -----
+    Each open repository has caches of its own. What was used longest ago makes room as soon as
+    either the number or the memory is reached: many small commits, long documents, inline chunks
+    and long locations take more than the average. A single snapshot or manifest that takes more
+    memory than all may is kept alone, as long as its number is within the limit.
 
     Examples
     --------

@@ -29,11 +29,11 @@ class CacheSizes:
     Parameters
     ----------
     num_snapshot_nodes : int
-        Nodes of snapshots.
+        Nodes of snapshots, of 512 bytes each on average.
     num_chunk_refs : int
-        References of manifests.
+        References of manifests, of 48 bytes each on average.
     num_transaction_changes : int
-        Changes of transaction logs.
+        Changes of transaction logs, of 64 bytes each on average.
     num_bytes_attributes : int
         Bytes of attributes.
     num_bytes_chunks : int

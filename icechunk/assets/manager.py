@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from icechunk._io.flight import Flight
 from icechunk._io.loop import in_thread
+from icechunk.assets import weights
 from icechunk.assets.cache import WeightedCache
 from icechunk.errors import ErrorKind, FormatError, RepositoryNotFoundError, StorageError
 from icechunk.format.header import WRITER, FileType
@@ -92,14 +93,13 @@ class AssetManager:
         self.spec_version = spec_version
         caching = config.caching
         self._snapshots: WeightedCache[ObjectId, Snapshot] = WeightedCache(
-            caching.num_snapshot_nodes, lambda snapshot: len(snapshot.nodes)
+            caching.num_snapshot_nodes, weights.BYTES_PER_NODE, weights.snapshot_weight
         )
         self._manifests: WeightedCache[ObjectId, Manifest] = WeightedCache(
-            caching.num_chunk_refs, lambda manifest: sum(len(t) for _, t in manifest.arrays)
+            caching.num_chunk_refs, weights.BYTES_PER_REFERENCE, weights.manifest_weight
         )
         self._logs: WeightedCache[ObjectId, TransactionLog] = WeightedCache(
-            caching.num_transaction_changes,
-            lambda log: sum(len(coords) for coords in log.updated_chunks.values()),
+            caching.num_transaction_changes, weights.BYTES_PER_CHANGE, weights.log_weight
         )
         self._flight: Flight[str, object] = Flight()
         # Bytes and value of the repo object as it was last seen here. The object is read anew
@@ -212,7 +212,7 @@ class AssetManager:
         small = references <= _ENCODE_INLINE_REFERENCES
         data = encode() if small else await in_thread(encode)
         await self._put(FileType.MANIFEST, manifest_key(manifest.id), data)
-        self._manifests.put(manifest.id, manifest)
+        self._manifests.put(manifest.id, weights.on_its_own(manifest))
         return len(data)
 
     async def write_transaction_log(self, log: TransactionLog) -> None:

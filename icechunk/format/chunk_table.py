@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from icechunk.format import locations
-from icechunk.format.columns import constant, joined, taken
+from icechunk.format.columns import constant, joined, separate, taken
 from icechunk.format.linear import Linear, joint_box, keys_of, strides_of
 from icechunk.format.ragged import Ragged, concat
 from icechunk.ids import OBJECT_ID_BYTES, ObjectId
@@ -343,10 +343,17 @@ class ChunkTable:
 
     def compact(self) -> ChunkTable:
         """Return the table over buffers that hold nothing else."""
-        return replace(
-            self,
+        return ChunkTable(
+            coords=separate(self.coords),
+            kind=separate(self.kind),
+            chunk_id=separate(self.chunk_id),
+            offset=separate(self.offset),
+            length=separate(self.length),
             payload=self.payload.compact(),
+            packed=separate(self.packed),
+            dictionary=self.dictionary,
             etag=None if self.etag is None else self.etag.compact(),
+            last_modified=separate(self.last_modified),
         )
 
     def unpacked(self) -> ChunkTable:

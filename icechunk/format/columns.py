@@ -7,14 +7,17 @@ payload and no time.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from icechunk._typing import AnyArray, BoolArray, I64Array
+
+Held: TypeAlias = "AnyArray | bytes | memoryview"
+"""A column, or bytes that columns lie over."""
 
 
 def constant(value: Any, n: int, dtype: Any) -> AnyArray:
@@ -54,6 +57,36 @@ def taken(column: AnyArray, rows: I64Array | BoolArray | slice) -> AnyArray:
     if is_constant(column) and not isinstance(rows, slice):
         return constant(column[0], _count(rows), column.dtype)
     return column[rows]
+
+
+def separate(column: AnyArray) -> AnyArray:
+    """Return a column over memory of its own: itself, or a copy of what is part of a larger one."""
+    if is_constant(column) or held_bytes([column]) <= column.nbytes:
+        return column
+    copied: AnyArray = column.copy()
+    return copied
+
+
+def held_bytes(parts: Iterable[Held]) -> int:
+    """Return how much memory columns keep alive: each buffer whole, and once; unit: bytes."""
+    sizes: dict[int, int] = {}
+    for part in parts:
+        owner = _owner(part)
+        known = isinstance(owner, np.ndarray | bytes | bytearray)
+        held = owner if known else part  # what others made may not tell its size
+        sizes[id(owner)] = held.nbytes if isinstance(held, np.ndarray) else len(held)
+    return sum(sizes.values())
+
+
+def _owner(part: Any) -> Any:
+    """Return the object that has the memory which a column or view shows."""
+    while True:
+        if isinstance(part, np.ndarray) and part.base is not None:
+            part = part.base
+        elif isinstance(part, memoryview):
+            part = part.obj
+        else:
+            return part
 
 
 def _count(rows: I64Array | BoolArray) -> int:

@@ -226,6 +226,11 @@ class NodeTable:
         """Return the encoded nodes as the value of a field; raises as `Rows.spliced`."""
         return self._rows.spliced().blobs()
 
+    @property
+    def size_bytes(self) -> int:
+        """Memory of the encoded nodes, with all else in the file they came from; unit: bytes."""
+        return self._rows.buffer.size + self._rows.positions.nbytes
+
     def _rows_by_path(self) -> dict[str, int]:
         if self._by_path is None:
             rows = range(len(self.paths) - 1, -1, -1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
-from icechunk.format.columns import constant, taken
+from icechunk.format.columns import constant, separate, taken
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -105,9 +105,8 @@ class Ragged:
             return self
         if self.is_contiguous() and len(self):
             first = int(self.start[0])
-            return type(self)(
-                bytes(self.data[first : first + total]), self.start - first, self.size
-            )
+            data = bytes(self.data[first : first + total])
+            return type(self)(data, self.start - first, separate(self.size))
         return self.from_list(self.tolist())
 
     def is_contiguous(self) -> bool:
