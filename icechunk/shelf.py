@@ -213,6 +213,13 @@ class Shelf:
         await self._storage.delete_many([info.key async for info in self._storage.list(prefix)])
         await self._storage.delete_many([record_key(shelf_id)])
 
+    async def remove_ended(self, before_us: int) -> None:
+        """Remove the shelves that ended before a time that is past; unix microseconds."""
+        at = min(before_us, now_us())
+        for record in await self.records():
+            if not record.is_live(at):
+                await self.remove(record.shelf_id)
+
     # -- items --------------------------------------------------------------------------------
 
     async def put(self, shelf_id: str, item: ShelfItem) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from icechunk._io.loop import run
+from icechunk.core.merge import ChunkPolicy
 from icechunk.lake.record import DEFAULT_EXPIRES_IN, DEFAULT_IS_WRITE_SESSION
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ class RepoTwins:
         message: str,
         auto_ff: bool = True,
         checkout_for_writing: bool = DEFAULT_IS_WRITE_SESSION,
+        *,
+        on_chunk_conflict: str = ChunkPolicy.ERROR,
     ) -> str | None:
         """Commit what everybody did in the current session, and open a new one on the branch.
 
@@ -107,6 +110,9 @@ class RepoTwins:
             Where the branch moved: go on, unless the same paths were changed there.
         checkout_for_writing : bool
             Whether the new session is to write.
+        on_chunk_conflict : {"error", "last"}
+            What to do with a chunk that two who joined wrote: name it and commit nothing, or keep
+            that of the one who joined last, such as one who did the work of a dead process again.
 
         Returns
         -------
@@ -124,7 +130,11 @@ class RepoTwins:
         ConflictError
             The branch moved, and ``auto_ff`` is off.
         """
-        return run(self._async.commit(message, auto_ff, checkout_for_writing))
+        return run(
+            self._async.commit(
+                message, auto_ff, checkout_for_writing, on_chunk_conflict=on_chunk_conflict
+            )
+        )
 
     def fast_forward(self) -> None:
         """Move the current session to the latest commit of its branch.

@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from icechunk.core.conflicts import ConflictDetector
+from icechunk.core.merge import ChunkPolicy
 from icechunk.errors import IcechunkError
 from icechunk.ids import id_text, parse_object_id
 from icechunk.lake.durable import checkout_on
@@ -57,7 +58,12 @@ async def fast_forward(durable: DurableSession) -> None:
 
 
 async def commit_session(
-    durable: DurableSession, message: str, metadata: Mapping[str, Any], *, auto_ff: bool
+    durable: DurableSession,
+    message: str,
+    metadata: Mapping[str, Any],
+    *,
+    auto_ff: bool,
+    policy: ChunkPolicy = ChunkPolicy.ERROR,
 ) -> str | None:
     """Make the changes of all joiners one commit; None when there are none.
 
@@ -71,6 +77,9 @@ async def commit_session(
         Commit metadata; the session's id is added.
     auto_ff : bool
         Whether to go on where the branch moved and nobody changed the same paths.
+    policy : ChunkPolicy
+        What to do with a chunk that two joiners wrote; with ``last`` that of the one who joined
+        last stays.
 
     Raises
     ------
@@ -95,7 +104,9 @@ async def commit_session(
         try:
             done = await _found_in_history(durable)
             if done is None:
-                done = await _commit_once(durable, message, metadata, auto_ff=auto_ff)
+                done = await _commit_once(
+                    durable, message, metadata, auto_ff=auto_ff, policy=policy
+                )
         except IcechunkError:
             done = await _found_in_history(durable)
             if done is None:
@@ -138,9 +149,14 @@ async def _claim_held(durable: DurableSession) -> AsyncIterator[None]:
 
 
 async def _commit_once(
-    durable: DurableSession, message: str, metadata: Mapping[str, Any], *, auto_ff: bool
+    durable: DurableSession,
+    message: str,
+    metadata: Mapping[str, Any],
+    *,
+    auto_ff: bool,
+    policy: ChunkPolicy,
 ) -> str | None:
-    checkout = await _united_checkout(durable)
+    checkout = await _united_checkout(durable, policy)
     if checkout.changes.is_empty():
         return None
     default = durable.repository.state.default_metadata
@@ -154,7 +170,9 @@ async def _commit_once(
     return id_text(await commit_changes(checkout, request))
 
 
-async def _united_checkout(durable: DurableSession) -> Checkout:
+async def _united_checkout(
+    durable: DurableSession, policy: ChunkPolicy = ChunkPolicy.ERROR
+) -> Checkout:
     """Return the base with the changes of all joiners, which go together."""
     base = parse_object_id(durable.info.base)
     parts = await durable.parts()
@@ -163,7 +181,7 @@ async def _united_checkout(durable: DurableSession) -> Checkout:
             behind = await checkout_on(durable.repository, part.base, part.changes)
             await require_unconflicted(behind, base)
     nodes = (await durable.repository.state.assets.snapshot(base)).nodes
-    changes = united_changes([part.changes for part in parts], nodes)
+    changes = united_changes([part.changes for part in parts], nodes, policy)
     return await checkout_on(durable.repository, base, changes)
 
 

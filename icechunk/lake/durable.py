@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from icechunk._io.limits import Limiter
+from icechunk.assets.refs import now_us
 from icechunk.checkout import Base, Checkout, SessionMode
 from icechunk.core.changes import ChangeSet, table_of
 from icechunk.errors import (
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import timedelta
 
-    from icechunk.format.chunk_table import ChunkRef, Coordinate
+    from icechunk.format.chunk_table import ChunkRef, ChunkTable, Coordinate
+    from icechunk.format.snapshot import NodeSnapshot
     from icechunk.ids import NodeId, ObjectId
     from icechunk.lake.items import Part
     from icechunk.paths import NodePath
@@ -73,6 +75,18 @@ class _SavedFork(ForkSession):
 
     def fork(self) -> ForkSession:
         """Refuse as `store` does."""
+        raise _past_the_store()
+
+    def discard_changes(self) -> None:
+        """Refuse: what was acknowledged stays; give the whole session up instead."""
+        raise SessionStateError(
+            "a session of a lake keeps what was written. Give all of it up: session.abandon().",
+            ErrorKind.NOT_ALLOWED,
+        )
+
+    async def _references(self, array_path: str) -> tuple[NodeSnapshot, ChunkTable]:
+        """Refuse as `store` does, before chunks are shifted or reindexed."""
+        del array_path
         raise _past_the_store()
 
 
@@ -121,7 +135,8 @@ class DurableSession:
         self.fork = fork
         self.is_stored = stored
         self._shelf = Shelf(repository.storage)
-        self.joiner = secrets.token_hex(8)
+        # Sorts by when it joined, so that the last of two is known.
+        self.joiner = f"{now_us():016x}{secrets.token_hex(4)}"
         self._number = 0
         self._items: list[str] = []
         self._unsaved = _Unsaved()

@@ -10,6 +10,7 @@ import zarr
 from icechunk._io.loop import run
 from icechunk._sync.lake_repo import RepoTwins
 from icechunk._trees import node_tree
+from icechunk.core.merge import ChunkPolicy
 from icechunk.errors import (
     ErrorKind,
     InvalidInputError,
@@ -271,6 +272,8 @@ class AsyncRepo(AsyncRefs, AsyncVirtualRepo):
         message: str,
         auto_ff: bool = True,
         checkout_for_writing: bool = DEFAULT_IS_WRITE_SESSION,
+        *,
+        on_chunk_conflict: str = ChunkPolicy.ERROR,
     ) -> str | None:
         """Commit what everybody did in the current session, and open a new one on the branch.
 
@@ -282,6 +285,9 @@ class AsyncRepo(AsyncRefs, AsyncVirtualRepo):
             Where the branch moved: go on, unless the same paths were changed there.
         checkout_for_writing : bool
             Whether the new session is to write.
+        on_chunk_conflict : {"error", "last"}
+            What to do with a chunk that two who joined wrote: name it and commit nothing, or keep
+            that of the one who joined last, such as one who did the work of a dead process again.
 
         Returns
         -------
@@ -303,7 +309,11 @@ class AsyncRepo(AsyncRefs, AsyncVirtualRepo):
         durable = session.durable
         branch = durable.require_branch()
         done = await commit_session(
-            durable, message, author_metadata(self._author), auto_ff=auto_ff
+            durable,
+            message,
+            author_metadata(self._author),
+            auto_ff=auto_ff,
+            policy=ChunkPolicy(on_chunk_conflict),
         )
         if done is not None or not checkout_for_writing:
             await self.checkout(branch, for_writing=checkout_for_writing)

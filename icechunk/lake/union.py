@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from icechunk.ids import NodeId
 
 
-def united_changes(parts: Sequence[ChangeSet], checked_on: NodeTable | None) -> ChangeSet:
+def united_changes(
+    parts: Sequence[ChangeSet],
+    checked_on: NodeTable | None,
+    policy: ChunkPolicy = ChunkPolicy.ERROR,
+) -> ChangeSet:
     """Return what several joiners did, together.
 
     Parameters
@@ -30,6 +34,8 @@ def united_changes(parts: Sequence[ChangeSet], checked_on: NodeTable | None) -> 
     checked_on : NodeTable or None
         The nodes of the snapshot they started from, to name what does not go together. None looks
         for nothing: the last one wins, as is good enough to look at a session.
+    policy : ChunkPolicy
+        What to do with a chunk that two of them wrote; with ``last`` the later part's stays.
 
     Raises
     ------
@@ -45,7 +51,6 @@ def united_changes(parts: Sequence[ChangeSet], checked_on: NodeTable | None) -> 
             node = next((n for n in united.new_nodes.values() if n.id == node_id), None)
         return None if node is None else node.path
 
-    policy = ChunkPolicy.LAST if checked_on is None else ChunkPolicy.ERROR
     distinct = _without_groups_made_alike(parts)
     for layer in zip(*map(_layers, distinct), strict=True):
         for changes in layer:

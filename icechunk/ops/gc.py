@@ -9,7 +9,8 @@ Source: Icechunk specification, section "Garbage collection". What keeps it safe
 - What is younger than the cut-off stays, by the storage's own clock, and with it everything that
   young snapshots need which nobody registered: those of forks and of commits under way.
 - What change sets on a live shelf refer to stays (`icechunk.shelf`). They are read first, so that
-  one which is committed meanwhile is met in the shelf, in the history, or in both.
+  one which is committed meanwhile is met in the shelf, in the history, or in both. Shelves that
+  ended before the cut-off go last.
 - Snapshots are deleted before logs, logs before manifests, manifests before chunks, so a collection
   that dies leaves nothing that refers to a missing object, and the next one goes on from there.
 """
@@ -160,7 +161,10 @@ async def collect_garbage(
     """
     with operation(progress, "collecting garbage") as running:
         needed = await _all_needed(assets, cutoff_us, limits, dry_run=dry_run)
-        return await _sweep_all(assets, needed, cutoff_us, limits, running, dry_run=dry_run)
+        done = await _sweep_all(assets, needed, cutoff_us, limits, running, dry_run=dry_run)
+        if not dry_run:
+            await Shelf(assets.storage).remove_ended(cutoff_us)
+        return done
 
 
 async def _all_needed(

@@ -136,6 +136,51 @@ def test_two_who_wrote_one_chunk_are_told_at_commit(client, repo):
     assert repo.list_active_sessions()[0].session_id == session_id
 
 
+def test_who_does_the_work_of_a_dead_process_again_may_replace_it(client, repo):
+    committed_array(repo)
+    session_id = opened(repo).session_id
+    code = JOIN + (
+        "repo.root_group['t'][:2] = 5\nimport os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    elsewhere(code, client.root, session_id, expect=-9)
+    again = joined(client, session_id)
+    again.root_group["t"][:2] = 6
+    with pytest.raises(SessionStateError, match="/t"):
+        again.commit("who knows which")
+    with pytest.raises(ValueError, match="latest"):
+        again.commit("no such way", on_chunk_conflict="latest")
+    again.commit("the later one", on_chunk_conflict="last")
+    assert repo.checkout() == again.current.base_commit
+    np.testing.assert_array_equal(repo.root_group["t"][:, 0], [6, 6, 8, 12])
+
+
+def test_what_was_acknowledged_is_not_discarded_past_the_store(repo):
+    committed_array(repo)
+    fork = repo.store.session
+    for past in (
+        fork.discard_changes,
+        lambda: fork.shift_array("/t", [1, 0]),
+        lambda: fork.reindex_array("/t", lambda coord: coord),
+        fork.fork,
+    ):
+        with pytest.raises(SessionStateError, match="lake"):
+            past()
+
+
+def test_garbage_collection_removes_what_is_left_of_ended_sessions(repo):
+    committed_array(repo)
+    opened(repo)
+    repo.root_group["t"][:] = 3
+    repo.commit("committed")
+    gone = repo.create_session()
+    gone.abandon()
+    live = repo.create_session()
+    shelf = Shelf(repo.repository.storage)
+    assert len(run(shelf.records())) >= 3
+    repo.repository.garbage_collect(datetime.now(UTC) + timedelta(seconds=1))
+    assert [record.shelf_id for record in run(shelf.records())] == [live.session_id]
+
+
 def test_groups_made_alike_by_several_are_one(client, repo):
     session_id = opened(repo).session_id
     other = joined(client, session_id)

@@ -194,8 +194,9 @@ def test_garbage_collection_knows_live_shelves() -> None:
     assert repo.garbage_collect(an_hour_ago).chunks_deleted == 0
     run(shelf.update("job", lambda r: replace(r, expires_at_us=1)))
     assert repo.garbage_collect(an_hour_ago).chunks_deleted == 4
-    # The shelf itself is never collected; it is removed.
-    assert run(shelf.names("job"))
+    # A shelf that ended goes with its chunks.
+    assert not run(shelf.names("job"))
+    assert not run(shelf.records())
 
 
 def test_garbage_collection_stops_at_a_damaged_shelf() -> None:
