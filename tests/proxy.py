@@ -52,6 +52,11 @@ class Tally:
     requests: int = 0
     by_method: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
+    puts: Counter[str] = field(default_factory=Counter)
+
+    def repeated(self, key: str) -> bool:
+        """Tell whether an object was put more than once: an attempt may arrive late."""
+        return sum(n for path, n in self.puts.items() if path.endswith(f"/{key}")) > 1
 
 
 class FaultyProxy:
@@ -126,6 +131,8 @@ class FaultyProxy:
     def _fate(self, method: str, target: str) -> str | None:
         self.tally.requests += 1
         self.tally.by_method[method] += 1
+        if method == "PUT":
+            self.tally.puts[target.partition("?")[0]] += 1
         fate = None
         if self._next and self._matches(method, target):
             fate = self._next.pop(0)

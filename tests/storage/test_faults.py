@@ -159,7 +159,7 @@ def work(place: Place, requests: int, kinds: tuple[str, ...]) -> Workload:
     place.proxy.draw(RATE, *kinds)
     run(workload.run(lambda: place.proxy.tally.requests >= requests, tasks=16))
     place.proxy.draw(0.0)
-    run(workload.check(place.direct))
+    run(workload.check(place.direct, place.proxy.tally.repeated))
     return workload
 
 
