@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -172,15 +173,17 @@ def test_many_faults_lose_and_double_nothing(place: Place) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_ten_thousand_requests_lose_and_double_nothing(
+def test_thousands_of_requests_lose_and_double_nothing(
     place: Place, record_property: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """As many as ``ICECHUNK_FAULT_REQUESTS`` says; 10,000 take up to six minutes a place."""
+    requests = int(os.environ.get("ICECHUNK_FAULT_REQUESTS", "1200"))
     start = time.monotonic()
-    workload = work(place, 10_000, FAULTS)
+    workload = work(place, requests, FAULTS)
     account, tally = workload.account, place.proxy.tally
-    assert tally.requests >= 10_000
+    assert tally.requests >= requests
     assert set(tally.faults) == set(FAULTS)
-    assert all(count > 400 for count in tally.faults.values())
+    assert all(count > 0.02 * requests for count in tally.faults.values())
     figures = {
         "seconds": round(time.monotonic() - start),
         "requests": tally.requests,
