@@ -51,10 +51,10 @@ def united_changes(
             node = next((n for n in united.new_nodes.values() if n.id == node_id), None)
         return None if node is None else node.path
 
+    known = None if checked_on is None else path_of
     distinct = _without_groups_made_alike(parts)
     for layer in zip(*map(_layers, distinct), strict=True):
         for changes in layer:
-            known = None if checked_on is None else path_of
             merge_changes(united, changes, path_of=known, policy=policy)
     return united
 
