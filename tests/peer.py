@@ -40,9 +40,8 @@ def peer_python(version: str = PEER_VERSION) -> Path:
         if path.is_file() and _version_of(path) == version:
             return path
     message = (
-        f"no environment with the official icechunk {version}: make one with "
-        f"`python -m venv {folder} && {folder}/bin/pip install icechunk=={version}`, or set "
-        f"{variable} to its interpreter"
+        f"no environment with the official icechunk {version}: make {folder} as CONTRIBUTING.md "
+        f"says, or set {variable} to its interpreter"
     )
     if os.environ.get("CI"):
         pytest.fail(message)
