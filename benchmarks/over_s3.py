@@ -99,7 +99,7 @@ def scenario(name: str, scale: float) -> None:
     """Run a scenario of the suite in S3."""
     import icechunk  # noqa: PLC0415
 
-    icechunk.local_filesystem_storage = lambda path: storage(str(path).strip("/"))
+    vars(icechunk)["local_filesystem_storage"] = lambda path: storage(str(path).strip("/"))
     [found] = chosen(name)
     with tempfile.TemporaryDirectory() as place:
         function_of(found.work)(Path(place), max(1, round(found.size * scale)), Recorder())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from icechunk._earlier.spelling import with_other_spellings
 from icechunk._io.loop import run_either
+from icechunk.assets.chunk_pack import ChunkPack
 from icechunk.core.changes import ChangeSet
 from icechunk.core.commit import updated_node
 from icechunk.core.grid import check_coordinate, in_grid
@@ -32,11 +33,10 @@ from icechunk.format.chunk_table import (
     ChunkTable,
     Coordinate,
     InlineRef,
-    NativeRef,
     merged,
 )
 from icechunk.format.snapshot import NodeKind, NodeSnapshot
-from icechunk.ids import NodeId, id_text, new_node_id, new_object_id
+from icechunk.ids import NodeId, id_text, new_node_id
 from icechunk.paths import NodePath, sorted_within
 
 if TYPE_CHECKING:
@@ -121,6 +121,8 @@ class Checkout:
         is unpickled without I/O.
     changes : ChangeSet, optional
         Uncommitted changes; none by default.
+    pack : ChunkPack, optional
+        Where small chunks go: that of the session it is forked from, or one of its own.
 
     Notes
     -----
@@ -138,12 +140,14 @@ class Checkout:
         base: Base | None = None,
         load: Callable[[], Coroutine[Any, Any, Base]] | None = None,
         changes: ChangeSet | None = None,
+        pack: ChunkPack | None = None,
     ) -> None:
         self.assets = assets
         self.virtual = virtual
         self.snapshot_id = snapshot_id
         self.mode = mode
         self.changes = ChangeSet() if changes is None else changes
+        self.pack = ChunkPack() if pack is None else pack
         self.lock = threading.RLock()
         self._base = base
         self._load = load
@@ -429,7 +433,7 @@ class Checkout:
         *,
         replace: bool = True,
     ) -> None:
-        """Store a chunk: small ones in the change set, others as an object of their own.
+        """Store a chunk: tiny ones in the change set, small ones in a pack, others as an object.
 
         Without ``replace`` a chunk that the session set meanwhile stays as it is.
 
@@ -455,13 +459,11 @@ class Checkout:
         if length <= self.assets.config.inline_chunk_threshold_bytes:
             ref = InlineRef(bytes(data))
         else:
-            chunk_id = new_object_id()
             try:
-                await self.assets.write_chunk(chunk_id, data)
+                ref = await self.assets.write_chunk(data, self.pack)
             except StorageError as e:
                 e.add_note(f"while writing chunk {coord} of {path}")
                 raise
-            ref = NativeRef(chunk_id, 0, length)
         self._record(node, coord, ref, replace=replace)
 
     def set_refs(self, path: NodePath, table: ChunkTable) -> None:

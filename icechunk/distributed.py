@@ -212,7 +212,12 @@ def twin_of(fork: ForkSession) -> ForkSession:
     """
     shared = fork.checkout
     checkout = Checkout(
-        shared.assets, shared.virtual, shared.snapshot_id, shared.mode, base=shared.base
+        shared.assets,
+        shared.virtual,
+        shared.snapshot_id,
+        shared.mode,
+        base=shared.base,
+        pack=shared.pack,
     )
     state = fork._state  # noqa: SLF001 # a second constructor of the session
     return ForkSession(
@@ -262,6 +267,7 @@ def fork_at(
         SessionMode.writable,
         load=load,
         changes=changes,
+        pack=state.checkout.pack,
     )
     return ForkSession(
         SessionState(checkout=checkout, branch=None, config=state.config, inherited=before)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NewType, TypeAlias
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, NamedTuple, NewType, TypeAlias
 
 from icechunk.errors import ErrorKind, InvalidInputError
 
@@ -24,26 +24,27 @@ METADATA_NAME: Final = "zarr.json"
 ZARR2_NAMES: Final = frozenset({".zgroup", ".zarray", ".zattrs", ".zmetadata"})
 
 _MAX_COORDINATE: Final = 2**32
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
+_NUMBERS = re.compile(r"(?:0|[1-9][0-9]{0,9})(?:/(?:0|[1-9][0-9]{0,9}))*", re.ASCII)
+_PATHS_KEPT: Final = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class MetadataKey:
+# Tuples, because one is made for every chunk that is read or written.
+
+
+class MetadataKey(NamedTuple):
     """The key of a node's ``zarr.json``."""
 
     path: NodePath
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkKey:
+class ChunkKey(NamedTuple):
     """The key of a chunk: the array's path and the chunk's coordinate."""
 
     path: NodePath
     coord: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Zarr2Key:
+class Zarr2Key(NamedTuple):
     """The key of a Zarr version 2 metadata document, which this store never holds."""
 
     name: str
@@ -117,19 +118,24 @@ def parse_chunk_prefix(text: str) -> ChunkKey | None:
 
 
 def _coordinate(numbers: str) -> tuple[int, ...] | None:
-    parts = numbers.split("/")
-    if not all(_NUMBER.fullmatch(part) for part in parts):
+    if not _NUMBERS.fullmatch(numbers):
         return None
-    coord = tuple(map(int, parts))
+    coord = tuple(map(int, numbers.split("/")))
     return coord if max(coord) < _MAX_COORDINATE else None
 
 
 def _path_of(relative: str, key: str) -> NodePath:
+    path = _path_or_none(relative)
+    if path is None:
+        raise _bad_key(key)
+    return path
+
+
+@lru_cache(_PATHS_KEPT)  # most keys are chunks of few arrays
+def _path_or_none(relative: str) -> NodePath | None:
     if relative == "":
         return ROOT
-    if not _good_components(relative):
-        raise _bad_key(key)
-    return NodePath("/" + relative)
+    return NodePath("/" + relative) if _good_components(relative) else None
 
 
 def _bad_key(key: str) -> InvalidInputError:

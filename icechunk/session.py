@@ -12,6 +12,7 @@ from icechunk._display import Block, Shown, plain_fields
 from icechunk._io.loop import may_run_now, run_either
 from icechunk._io.registry import Registry
 from icechunk._sync.session import SessionTwins
+from icechunk.assets.chunk_pack import ChunkPack
 from icechunk.checkout import Base, Checkout, SessionMode
 from icechunk.core.changes import ChangeSet
 from icechunk.core.merge import ChunkPolicy, merge_changes
@@ -282,6 +283,7 @@ class Session(SessionTwins, SessionEdits, SessionLook, Block):
             )
         with self.checkout.lock:
             self.checkout.changes = ChangeSet()
+            self.checkout.pack = ChunkPack()  # what is garbage now may be collected
 
     # -- forks --------------------------------------------------------------------------------
 
@@ -474,7 +476,13 @@ def _fork_state(parent: SessionState, snapshot_id: ObjectId, inherited: ChangeSe
     checkout = parent.checkout
     return SessionState(
         checkout=_forked_checkout(
-            checkout.assets, checkout.virtual, snapshot_id, inherited, ChangeSet(), checkout.mode
+            checkout.assets,
+            checkout.virtual,
+            snapshot_id,
+            inherited,
+            ChangeSet(),
+            checkout.mode,
+            checkout.pack,
         ),
         branch=None,
         config=parent.config,
@@ -490,11 +498,12 @@ def _forked_checkout(
     inherited: ChangeSet,
     own: ChangeSet,
     mode: SessionMode,
+    pack: ChunkPack | None = None,
 ) -> Checkout:
     async def load() -> Base:
         return Base.with_inherited(await assets.snapshot(snapshot_id), inherited)
 
-    return Checkout(assets, virtual, snapshot_id, mode, load=load, changes=own)
+    return Checkout(assets, virtual, snapshot_id, mode, load=load, changes=own, pack=pack)
 
 
 _places: Final[Registry[bytes, Place]] = Registry(kept=8)

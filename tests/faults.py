@@ -41,6 +41,7 @@ class FaultyStorage(Storage):
         self.fail_at = fail_at
         self.how = how
         self.writes: list[str] = []
+        self.pack_bytes = inner.pack_bytes
 
     async def _write(self, key: str, method: Any, *args: Any, **kwargs: Any) -> Any:
         number = len(self.writes)
@@ -70,6 +71,12 @@ class FaultyStorage(Storage):
         self, key: str, data: Any, version: Version, **kwargs: Any
     ) -> Version:
         return await self._write(key, self.inner.put_if_unchanged, data, version, **kwargs)
+
+    async def extend(self, key: str, offset: int, data: Any) -> None:
+        async def extend(key: str) -> None:
+            await self.inner.extend(key, offset, data)
+
+        await self._write(key, extend)
 
     async def get(
         self,

@@ -13,6 +13,7 @@ from icechunk._io.loop import in_thread
 from icechunk.assets import weights
 from icechunk.assets.cache import WeightedCache
 from icechunk.errors import ErrorKind, FormatError, RepositoryNotFoundError, StorageError
+from icechunk.format.chunk_table import NativeRef
 from icechunk.format.header import WRITER, FileType
 from icechunk.format.manifest import Manifest, encode_manifest, parse_manifest
 from icechunk.format.repo_info import RepoInfo, encode_repo_info, parse_repo_info
@@ -22,11 +23,12 @@ from icechunk.format.transaction_log import (
     encode_transaction_log,
     parse_transaction_log,
 )
-from icechunk.ids import ObjectId, id_text
+from icechunk.ids import ObjectId, id_text, new_object_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from icechunk.assets.chunk_pack import ChunkPack
     from icechunk.config import ResolvedConfig
     from icechunk.storage.base import ByteRange, Storage, Version
 
@@ -173,20 +175,16 @@ class AssetManager:
         FormatError
             The file is damaged or foreign.
         """
-        return await self._fetch(
-            self._snapshots, snapshot_id, snapshot_key(snapshot_id), parse_snapshot
-        )
+        return await self._fetch(self._snapshots, snapshot_id, snapshot_key, parse_snapshot)
 
     async def manifest(self, manifest_id: ObjectId) -> Manifest:
         """Return a manifest; raises as `snapshot`."""
-        return await self._fetch(
-            self._manifests, manifest_id, manifest_key(manifest_id), parse_manifest
-        )
+        return await self._fetch(self._manifests, manifest_id, manifest_key, parse_manifest)
 
     async def transaction_log(self, snapshot_id: ObjectId) -> TransactionLog:
         """Return the transaction log of a snapshot; raises as `snapshot`."""
         return await self._fetch(
-            self._logs, snapshot_id, transaction_log_key(snapshot_id), parse_transaction_log
+            self._logs, snapshot_id, transaction_log_key, parse_transaction_log
         )
 
     async def write_snapshot(self, snapshot: Snapshot) -> None:
@@ -229,9 +227,31 @@ class AssetManager:
         """Return a range of a native chunk's object."""
         return await self.storage.get(chunk_key(chunk_id), byte_range)
 
-    async def write_chunk(self, chunk_id: ObjectId, data: bytes | memoryview) -> None:
-        """Write a native chunk under its id."""
+    async def write_chunk(self, data: bytes | memoryview, pack: ChunkPack) -> NativeRef:
+        """Write a native chunk: behind others in a pack where it is small, or as an object."""
+        length, pack_bytes = len(data), self.storage.pack_bytes
+        small = pack.takes(length, pack_bytes)
+        place = pack.reserve(length, pack_bytes) if small else None
+        if place is not None and await self._packed(*place, data, pack):
+            return NativeRef(place[0], place[1], length)
+        chunk_id = new_object_id()
         await self.storage.put(chunk_key(chunk_id), data)
+        if small:
+            pack.begin(chunk_id, length)
+        return NativeRef(chunk_id, 0, length)
+
+    async def _packed(
+        self, chunk_id: ObjectId, offset: int, data: bytes | memoryview, pack: ChunkPack
+    ) -> bool:
+        """Write a chunk into its place; False when the object is gone."""
+        try:
+            await self.storage.extend(chunk_key(chunk_id), offset, data)
+        except StorageError as e:
+            pack.leave()
+            if e.kind != ErrorKind.OBJECT_NOT_FOUND:
+                raise
+            return False
+        return True
 
     # -- helpers ------------------------------------------------------------------------------
 
@@ -254,12 +274,13 @@ class AssetManager:
         self,
         cache: WeightedCache[ObjectId, T],
         object_id: ObjectId,
-        key: str,
+        key_of: Callable[[ObjectId], str],
         parse: Callable[..., T],
     ) -> T:
         found = cache.get(object_id)
         if found is not None:
             return found
+        key = key_of(object_id)
 
         async def load() -> T:
             data = await self.storage.get(key)

@@ -257,12 +257,12 @@ class ChunkTable:
 
     def ref(self, row: int) -> ChunkRef | None:
         """Return one row as a value; None for a deletion."""
-        kind = self.kind[row]
+        kind = self.kind.item(row)  # `item` and no scalars of numpy: this is what a read waits for
         if kind == ChunkKind.NATIVE:
             return NativeRef(
                 ObjectId(self.chunk_id[row].tobytes()),
-                int(self.offset[row]),
-                int(self.length[row]),
+                self.offset.item(row),
+                self.length.item(row),
             )
         if kind == ChunkKind.INLINE:
             return InlineRef(self.payload[row])

@@ -16,18 +16,20 @@ import numpy as np
 
 from icechunk.core.id_columns import KeySet
 from icechunk.format.chunk_table import ChunkKind
-from icechunk.ids import ObjectId
+from icechunk.ids import OBJECT_ID_BYTES, ObjectId
 from icechunk.ops.reachable import reachable_snapshots
 from icechunk.ops.reading import ReadLimits, manifests_of, reduce_manifests
 
 if TYPE_CHECKING:
-    from icechunk._typing import U8Array
+    from icechunk._typing import I64Array, U8Array
     from icechunk.assets.manager import AssetManager
     from icechunk.format.chunk_table import ChunkTable
     from icechunk.format.manifest import Manifest
     from icechunk.format.ragged import Ragged
 
 _DIGEST_BYTES: Final = 16
+# A native chunk is known by its object and its offset there.
+_NATIVE_KEY_BYTES: Final = OBJECT_ID_BYTES + 8
 # A virtual chunk is known by the digest of its location, its offset and its length.
 _VIRTUAL_KEY_BYTES: Final = _DIGEST_BYTES + 8 + 8
 
@@ -85,7 +87,7 @@ async def chunk_storage_stats(assets: AssetManager, limits: ReadLimits) -> Chunk
 
     Notes
     -----
-    Memory: besides the limits, 12 bytes for each native and 32 for each virtual chunk.
+    Memory: besides the limits, 20 bytes for each native and 32 for each virtual chunk.
     """
     ids = await reachable_snapshots(assets)
     files = await manifests_of(assets, (ObjectId(row.tobytes()) for row in ids), limits)
@@ -105,7 +107,7 @@ class _Tally:
         self.native_bytes = 0
         self.virtual_bytes = 0
         self.inlined_bytes = 0
-        self._native = KeySet()
+        self._native = KeySet(_NATIVE_KEY_BYTES)
         self._virtual = KeySet(_VIRTUAL_KEY_BYTES)
         self._lock = threading.Lock()
 
@@ -114,13 +116,23 @@ class _Tally:
             inlined = int(table.payload.size[table.kind == ChunkKind.INLINE].sum())
             native = np.flatnonzero(table.kind == ChunkKind.NATIVE)
             virtual = table.take(np.flatnonzero(table.kind == ChunkKind.VIRTUAL)).unpacked()
+            native_keys = _native_keys(table, native)
             keys = _virtual_keys(virtual)
             with self._lock:
                 self.inlined_bytes += inlined
-                new = self._native.add(table.chunk_id[native])
+                new = self._native.add(native_keys)
                 self.native_bytes += int(table.length[native][new].sum())
                 new = self._virtual.add(keys)
                 self.virtual_bytes += int(virtual.length[new].sum())
+
+
+def _native_keys(table: ChunkTable, rows: I64Array) -> U8Array:
+    """Return what tells chunks apart: several may lie in one object."""
+    keys = np.empty((len(rows), _NATIVE_KEY_BYTES), np.uint8)
+    keys[:, :OBJECT_ID_BYTES] = table.chunk_id[rows]
+    offsets = table.offset[rows].astype("<u8")
+    keys[:, OBJECT_ID_BYTES:] = offsets.view(np.uint8).reshape(len(rows), 8)
+    return keys
 
 
 def _virtual_keys(table: ChunkTable) -> U8Array:

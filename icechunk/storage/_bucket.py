@@ -68,7 +68,7 @@ class BucketStorage(Storage):
     tell whether the write took place.
     """
 
-    capabilities: ClassVar[frozenset[str]] = frozenset(CAPABILITIES)
+    capabilities: ClassVar[frozenset[str]] = frozenset(CAPABILITIES) - {"extend"}
 
     def __init__(self, place: Any, bucket: str, prefix: str) -> None:
         self._place = place

@@ -51,6 +51,7 @@ _LOCK_TIMEOUT_SECONDS: Final = 60.0
 _BINARY: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _READ: Final = os.O_RDONLY | _BINARY
 _WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY
+_EXTEND: Final = os.O_WRONLY | _BINARY
 _NO_LINKS: Final = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK)
 # On Windows a file that somebody reads at this moment can be neither replaced nor deleted.
 _REPLACE_TRIES: Final = 50 if os.name == "nt" else 1
@@ -198,6 +199,21 @@ class Files:
             _remove_quietly(temporary)
             raise self._error("write", key, error) from error
 
+    def extend(self, key: str, offset: int, data: bytes | memoryview) -> None:
+        """Write bytes into an object that is there, from an offset that nobody wrote yet."""
+        try:
+            fd = os.open(self._path(key), _EXTEND)
+            try:
+                os.lseek(fd, offset, os.SEEK_SET)
+            except BaseException:
+                os.close(fd)
+                raise
+            _write_and_close(fd, data)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise object_not_found(key, self.description) from error
+        except OSError as error:
+            raise self._error("write", key, error) from error
+
     def create(self, key: str, data: bytes | memoryview) -> None:
         """Write an object that is not there yet."""
         path = self._path(key)
@@ -287,13 +303,7 @@ class Files:
         except OSError as error:
             raise self._error("write", key, error) from error
         try:
-            try:
-                size = data.nbytes if isinstance(data, memoryview) else len(data)
-                written = os.write(fd, data)
-                while written < size:
-                    written += os.write(fd, memoryview(data).cast("B")[written:])
-            finally:
-                os.close(fd)
+            _write_and_close(fd, data)
         except BaseException as error:
             _remove_quietly(path)
             if isinstance(error, OSError):
@@ -376,6 +386,16 @@ def _read(fd: int, size: int) -> bytes:
     if missing:
         raise OSError(errno.EIO, "the file became shorter while it was read")
     return b"".join(parts)
+
+
+def _write_and_close(fd: int, data: bytes | memoryview) -> None:
+    try:
+        size = data.nbytes if isinstance(data, memoryview) else len(data)
+        written = os.write(fd, data)
+        while written < size:
+            written += os.write(fd, memoryview(data).cast("B")[written:])
+    finally:
+        os.close(fd)
 
 
 def _replace(temporary: str, path: str) -> None:

@@ -41,6 +41,7 @@ CAPABILITIES: Final = (
     "list",
     "metadata",
     "parts",
+    "extend",
 )
 """Conditional writes count if they hold against everybody who can reach the place."""
 
@@ -305,6 +306,9 @@ class Storage(Block, StorageConstructors, ABC):
     capabilities: ClassVar[frozenset[str]] = frozenset()
     """What of `CAPABILITIES` the backend has; docs/reference/storage.md has the table."""
 
+    pack_bytes: int = 0
+    """How large an object may grow that small chunks share; 0 where each is an object."""
+
     _settings: StorageSettings | None = None
     _effective: StorageSettings | None = None
     _gate: Limiter = Limiter(_NO_LIMIT)
@@ -429,6 +433,35 @@ class Storage(Block, StorageConstructors, ABC):
         StorageError
             The write certainly failed.
         """
+
+    async def extend(
+        self,
+        key: str,  # noqa: ARG002
+        offset: int,  # noqa: ARG002
+        data: bytes | memoryview,  # noqa: ARG002
+    ) -> None:
+        """Write bytes into an object, from an offset that nobody wrote yet.
+
+        Only where the backend has the capability ``extend``; ``pack_bytes`` is 0 elsewhere.
+
+        Parameters
+        ----------
+        key : str
+            An object that is there.
+        offset : int
+            Where the bytes go; between them and what is there may be a gap. Unit: bytes.
+        data : bytes or memoryview
+            What to write. What the object held stays readable all the while.
+
+        Raises
+        ------
+        StorageError
+            Kind ``object-not-found``, or what went wrong; then the bytes from ``offset`` on are
+            any.
+        """
+        raise StorageError(
+            f"objects in {self.description} are written whole", ErrorKind.STORAGE_CONFIG
+        )
 
     @abstractmethod
     def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:

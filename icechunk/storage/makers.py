@@ -34,13 +34,18 @@ def in_memory_storage() -> Storage:
     return make_storage("memory")
 
 
-def local_filesystem_storage(path: str | os.PathLike[str]) -> Storage:
+def local_filesystem_storage(
+    path: str | os.PathLike[str], *, pack_small_chunks: bool = True
+) -> Storage:
     """Return a storage below a directory.
 
     Parameters
     ----------
     path : str or path-like
         The directory; made when the first object is written. Relative paths are resolved now.
+    pack_small_chunks : bool
+        Write chunks of at most 128 KiB of one session one after the other into files of up to
+        1 MiB, instead of a file for each. Such a file stays as long as one of its chunks is wanted.
 
     Returns
     -------
@@ -57,7 +62,7 @@ def local_filesystem_storage(path: str | os.PathLike[str]) -> Storage:
     --------
     >>> storage = icechunk.local_filesystem_storage("path/to/repository")
     """
-    return make_storage("local", path)
+    return make_storage("local", path, pack_small_chunks=pack_small_chunks)
 
 
 def s3_storage(

@@ -19,7 +19,7 @@ import pytest
 
 from icechunk._io import loop
 from icechunk._io.loop import run
-from icechunk.errors import InvalidInputError, StorageError
+from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.storage.base import (
     ByteRange,
     LostRaceError,
@@ -105,6 +105,28 @@ class StorageConformance:
         run(storage.put("chunks/A", b"old and long"))
         run(storage.put("chunks/A", b"new"))
         assert run(storage.get("chunks/A")) == b"new"
+
+    def test_extend(self, storage: Storage) -> None:
+        can = "extend" in type(storage).capabilities
+        assert can == (storage.pack_bytes > 0)
+        run(storage.put("chunks/A", b"first"))
+        if not can:
+            with pytest.raises(StorageError) as raised:
+                run(storage.extend("chunks/A", 5, b"second"))
+            assert raised.value.kind == ErrorKind.STORAGE_CONFIG
+            return
+        drive = self.drive(storage)
+        drive(storage.extend("chunks/A", 9, memoryview(b"third")))  # who reserved first is late
+        assert drive(storage.get("chunks/A", ByteRange(start=0, stop=5))) == b"first"
+        drive(storage.extend("chunks/A", 5, b"2nd!"))
+        assert run(storage.get("chunks/A")) == b"first2nd!third"
+        run(storage.extend("chunks/A", 14, bytes(3 << 20)))
+        assert run(storage.head("chunks/A")).size_bytes == 14 + (3 << 20)
+        with pytest.raises(StorageError) as raised:
+            drive(storage.extend("chunks/B", 0, b"x"))
+        assert raised.value.kind == ErrorKind.OBJECT_NOT_FOUND
+        with pytest.raises(InvalidInputError):
+            drive(storage.extend("../A", 0, b"x"))
 
     def test_ranges(self, storage: Storage) -> None:
         data = bytes(range(256)) * 8192  # 2 MiB: above what is read at once

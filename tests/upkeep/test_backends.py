@@ -29,7 +29,7 @@ def storage(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> ic.Storage:
     if request.param == "local":
-        return ic.local_filesystem_storage(str(tmp_path / "repo"))
+        return ic.local_filesystem_storage(str(tmp_path / "repo"), pack_small_chunks=False)
     if request.param == "s3 in parts":
         monkeypatch.setattr(gc, "_LISTED_WHOLE", 0)
     server = request.getfixturevalue("s3_server")

@@ -240,34 +240,36 @@ def lost_chunks(repo: Repository, changes: Iterable[ChangeSet]) -> tuple[int, li
     Returns
     -------
     int
-        How many were looked up.
+        How many chunks were looked up.
     list of str
-        Keys of those that are gone.
+        Keys of the objects that are gone, or end before a chunk that should be in them.
 
     Notes
     -----
-    Cost: one request for each chunk.
+    Cost: one request for each object.
     """
-    tables = [edits.table() for unit in changes for edits in unit.chunks.values()]
-    ids = [
-        ObjectId(row.tobytes())
-        for table in tables
-        for row in table.chunk_id[table.kind == ChunkKind.NATIVE]
-    ]
+    chunks = 0
+    ends: dict[bytes, int] = {}
+    for table in (edits.table() for unit in changes for edits in unit.chunks.values()):
+        native = table.kind == ChunkKind.NATIVE
+        chunks += int(native.sum())
+        stops = (table.offset[native] + table.length[native]).tolist()
+        for row, stop in zip(table.chunk_id[native], stops, strict=True):
+            chunk_id = row.tobytes()
+            ends[chunk_id] = max(stop, ends.get(chunk_id, 0))
     storage = repo.state.assets.storage
 
-    async def is_there(key: str) -> bool:
+    async def is_whole(key: str, size_bytes: int) -> bool:
         try:
-            await storage.head(key)
+            return (await storage.head(key)).size_bytes >= size_bytes
         except StorageError as e:
             if e.kind != ErrorKind.OBJECT_NOT_FOUND:
                 raise
             return False
-        return True
 
-    keys = list(map(chunk_key, ids))
-    there = run(gather_limited(_HEADS_AT_ONCE, map(is_there, keys)))
-    return len(keys), [key for key, found in zip(keys, there, strict=True) if not found]
+    keys = [chunk_key(ObjectId(chunk_id)) for chunk_id in ends]
+    whole = run(gather_limited(_HEADS_AT_ONCE, map(is_whole, keys, ends.values())))
+    return chunks, [key for key, found in zip(keys, whole, strict=True) if not found]
 
 
 def read_back(
