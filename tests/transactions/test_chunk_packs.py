@@ -20,8 +20,9 @@ from icechunk.ops.gc import GCSummary
 from tests.peer import PEER1_VERSION, PEER_VERSION, run_peer
 
 if TYPE_CHECKING:
-    from icechunk.format.chunk_table import NativeRef
     from pathlib import Path
+
+    from icechunk.format.chunk_table import NativeRef
 
 CHUNKS = 40
 LENGTH = 500  # of a chunk, in values of 8 bytes
