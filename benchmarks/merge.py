@@ -24,6 +24,8 @@ from icechunk.format.chunk_table import ChunkTable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from icechunk.ids import NodeId
+
 COLUMNS = 1000
 
 
@@ -40,6 +42,13 @@ def tables(forks: int, chunks: int, *, interleaved: bool) -> list[ChunkTable]:
         )
         for part in parts
     ]
+
+
+def fork_with(repo: ic.Repository, node_id: NodeId, table: ChunkTable) -> bytes:
+    """Return the bytes of a fork that wrote some chunks."""
+    fork = repo.writable_session("main").fork()
+    fork.checkout.changes.edits(node_id, table.ndim).extend(table)
+    return pickle.dumps(fork)
 
 
 def measured(work: Callable[[], Any]) -> tuple[float, int]:
@@ -72,7 +81,7 @@ def main() -> None:
     for interleaved in (False, True):
         parts = tables(given.forks, given.chunks, interleaved=interleaved)
         changes = [
-            ChunkChanges((ArrayChanges(node_id=node.id, path="/a", table=t),)) for t in parts
+            ChunkChanges((ArrayChanges(node_id=node.id, path="/a", tables=(t,)),)) for t in parts
         ]
         wire = [pickle.dumps(one) for one in changes]
         wire_bytes = sum(map(len, wire))
@@ -84,19 +93,24 @@ def main() -> None:
             parts = [pickle.loads(one) for one in wire]  # noqa: S301 # our own
             return ChunkChanges.union(parts).chunk_count()
 
-        def merge(policy: str, parts: list[ChunkTable] = parts) -> int:
+        forks = [fork_with(repo, node.id, table) for table in parts]
+
+        def merge(policy: str, forks: list[bytes] = forks) -> ic.Session:
             session = repo.writable_session("main")
-            forks = [session.fork() for _ in parts]
-            for fork, table in zip(forks, parts, strict=True):
-                fork.checkout.changes.edits(node.id, 2).extend(table)
-            session.merge(*forks, on_chunk_conflict=policy)
-            return session.checkout.changes.chunk_count()
+            arrived = [pickle.loads(one) for one in forks]  # noqa: S301 # our own
+            session.merge(*arrived, on_chunk_conflict=policy)
+            return session
+
+        def merge_and_look() -> int:
+            # What the commit, or the first look for a chunk, does once.
+            return merge("error").checkout.changes.chunk_count()
 
         runs: dict[str, Callable[[], Any]] = {
             "ChunkChanges.union": union,
             "unpickle and union": arrive,
-            "session.merge, last": lambda: merge("last"),
-            "session.merge, error": lambda: merge("error"),
+            "unpickle and session.merge, last": lambda: merge("last"),
+            "unpickle and session.merge, error": lambda: merge("error"),
+            "the same, and join all": merge_and_look,
         }
         for name, work in runs.items():
             seconds, peak_bytes = measured(work)

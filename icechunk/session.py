@@ -15,7 +15,7 @@ from icechunk._sync.session import SessionTwins
 from icechunk.assets.chunk_pack import ChunkPack
 from icechunk.checkout import Base, Checkout, SessionMode
 from icechunk.core.changes import ChangeSet
-from icechunk.core.merge import ChunkPolicy, merge_changes
+from icechunk.core.merge import ChunkPolicy, chunks_are_apart, merge_changes
 from icechunk.core.wire import decode_document, encode_document, pack_changes, unpack_changes
 from icechunk.errors import (
     ErrorKind,
@@ -162,7 +162,7 @@ class Session(SessionTwins, SessionEdits, SessionLook, Block):
     def _run(self, coro: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine of this session, in this thread where that is less work."""
         with self.checkout.lock:
-            few = self.checkout.changes.chunk_count() <= _FEW_CHUNKS
+            few = self.checkout.changes.chunk_rows() <= _FEW_CHUNKS
         return run_either(coro, immediate=few and self._state.assets.storage.immediate)
 
     # -- committing ---------------------------------------------------------------------------
@@ -354,17 +354,21 @@ class Session(SessionTwins, SessionEdits, SessionLook, Block):
         await self.checkout.ready()
         for other in others:
             await self._check_fork(other)
-        for other in others:
-            with self.checkout.lock:
+        with self.checkout.lock:
+            changes = self.checkout.changes
+            brought = [other.checkout.changes for other in others]
+            if policy is ChunkPolicy.ERROR and chunks_are_apart([changes, *brought]):
+                policy = ChunkPolicy.LAST  # there is nothing to be found by looking at each
+            for other in others:
                 merge_changes(
-                    self.checkout.changes,
+                    changes,
                     other.checkout.changes,
                     path_of=self._path_of,
                     policy=policy,
                     known=other._state.inherited,  # noqa: SLF001 # a fork is a session
                 )
-            if isinstance(other, ForkSession):
-                other.mark_carried()
+                if isinstance(other, ForkSession):
+                    other.mark_carried()
 
     async def _check_fork(self, other: Session) -> None:
         mergeable = isinstance(other, Session) and other is not self

@@ -34,14 +34,17 @@ if TYPE_CHECKING:
 
 _RECENT_ROWS: Final = 4096
 _FAN_IN: Final = 8
+# Tables of together so many rows are joined as they come; larger ones when somebody looks.
+_JOINED_AT_ONCE_ROWS: Final = 1 << 14
 
 
 class ChunkEdits:
     """Chunks of one array set or deleted in a session, newest wins.
 
     A log-structured table: the latest few thousand rows are in a dictionary, everything older in
-    sorted columns, which are merged as they grow. So setting a chunk costs about a microsecond
-    and a million of them are still a handful of arrays.
+    sorted columns, which are joined as they grow. So setting a chunk costs about a microsecond
+    and a million of them are still a handful of arrays. Large tables are taken as they are, and
+    joined when somebody looks for a chunk: what forks bring back is never copied by merging it.
 
     Parameters
     ----------
@@ -65,12 +68,22 @@ class ChunkEdits:
     def extend(self, table: ChunkTable) -> None:
         """Record many chunks at once, newer than all before."""
         self._seal()
-        self._push(table)
+        self._push(table, _JOINED_AT_ONCE_ROWS)
+
+    def tables(self) -> tuple[ChunkTable, ...]:
+        """Return all changes as they are; rows of later tables replace those of earlier ones."""
+        self._seal()
+        return tuple(self._sealed)
+
+    def rows(self) -> int:
+        """Return how many changes there are, those that were replaced included."""
+        return len(self._recent) + sum(map(len, self._sealed))
 
     def find(self, coord: Coordinate) -> tuple[bool, ChunkRef | None]:
         """Return whether a coordinate was changed, and to what."""
         if coord in self._recent:
             return True, self._recent[coord]
+        self._settle()
         for table in reversed(self._sealed):
             row = table.find(coord)
             if row >= 0:
@@ -80,6 +93,7 @@ class ChunkEdits:
     def common(self, table: ChunkTable) -> U32Array:
         """Return the coordinates of a table that were changed here, too; shape ``(k, ndim)``."""
         self._seal()
+        self._settle()
         found = np.zeros(len(table), np.bool_)
         for part in self._sealed:
             found |= part.indexed().find_many(table.coords) >= 0
@@ -95,22 +109,36 @@ class ChunkEdits:
     def copy(self) -> ChunkEdits:
         """Return edits that can go their own way; the columns are shared."""
         twin = ChunkEdits(self.ndim)
-        twin._push(self.table())
+        table = self.table()
+        twin._sealed = [table] if len(table) else []
         return twin
 
     def _seal(self) -> None:
         if self._recent:
             recent, self._recent = self._recent, {}
-            self._push(table_of(recent, self.ndim))
+            self._push(table_of(recent, self.ndim), _JOINED_AT_ONCE_ROWS)
 
-    def _push(self, table: ChunkTable) -> None:
+    def _settle(self) -> None:
+        """Join tables until there are few to look into."""
+        if len(self._sealed) >= _FAN_IN:
+            tables, self._sealed = self._sealed, []
+            total = sum(map(len, tables))
+            for table in tables:
+                self._push(table, total)
+
+    def _push(self, table: ChunkTable, most_rows: int) -> None:
+        """Put a table on top; join no more rows than given."""
         if not len(table):
             return
         sealed = self._sealed
         sealed.append(table)
         # So many tables of like size become one, so there are only logarithmically many, and a
         # row is copied only so often.
-        while len(sealed) >= _FAN_IN and len(sealed[-_FAN_IN]) <= 2 * len(sealed[-1]):
+        while (
+            len(sealed) >= _FAN_IN
+            and len(sealed[-_FAN_IN]) <= 2 * len(sealed[-1])
+            and sum(map(len, sealed[-_FAN_IN:])) <= most_rows
+        ):
             sealed[-_FAN_IN:] = [merged(sealed[-_FAN_IN:])]
 
 
@@ -248,6 +276,10 @@ class ChangeSet:
         if not self.new_nodes:
             return []
         return [NodePath(path) for path in sorted_within(self.sorted_new(), ancestor)]
+
+    def chunk_rows(self) -> int:
+        """Return how many chunks were set or deleted at most, without looking which."""
+        return sum(edits.rows() for edits in self.chunks.values())
 
     def chunk_count(self) -> int:
         """Return how many chunks were set or deleted."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from icechunk.assets.chunk_pack import ChunkPack
 from icechunk.core.manifest_tiers import SMALL_MANIFEST
 from icechunk.core.manifests import default_split, plan_manifests
 from icechunk.store import IcechunkStore
@@ -29,6 +30,8 @@ COMMIT_REQUESTS: Final = 5
 
 _MANIFEST_BYTES: Final = 150
 _REFERENCE_BYTES: Final = 22
+# Chunks in one object share its id.
+_PACKED_REFERENCE_BYTES: Final = 9
 # The bytes of an inline chunk are beside its coordinates, without an id.
 _INLINE_REFERENCE_BYTES: Final = 10
 _CHANGE_SET_BYTES: Final = 370
@@ -72,6 +75,8 @@ class ArrayPlace:
         How manifests are cut, as configured.
     inline_threshold_bytes : int
         Chunks up to this size are kept in the manifest.
+    pack_bytes : int
+        How large objects may grow that small chunks share; 0 where each is an object.
     path : str
         Path of the array.
     """
@@ -80,6 +85,7 @@ class ArrayPlace:
     manifests: ManifestRefs | None = None
     splitting: SplittingRules | None = None
     inline_threshold_bytes: int = _INLINE_THRESHOLD_BYTES
+    pack_bytes: int = 0
 
     @classmethod
     def of(cls, session: Session | IcechunkStore | None, path: str) -> ArrayPlace:
@@ -95,6 +101,7 @@ class ArrayPlace:
             manifests=None if node is None else node.manifests,
             splitting=config.splitting,
             inline_threshold_bytes=config.inline_chunk_threshold_bytes,
+            pack_bytes=checkout.assets.storage.pack_bytes,
         )
 
 
@@ -146,7 +153,12 @@ def estimate_write(
     uploads = 0 if inline else chunks
     downloads = 0 if inline or place.manifests is None else chunks - whole
     written, loaded, references = _manifests(grids, spans, dims, place)
-    reference_bytes = chunk_bytes + _INLINE_REFERENCE_BYTES if inline else _REFERENCE_BYTES
+    if inline:
+        reference_bytes = chunk_bytes + _INLINE_REFERENCE_BYTES
+    elif ChunkPack.takes(math.ceil(chunk_bytes), place.pack_bytes):
+        reference_bytes = _PACKED_REFERENCE_BYTES
+    else:
+        reference_bytes = _REFERENCE_BYTES
     per_change = chunk_bytes if inline else 0
     return Estimate(
         requests=uploads + downloads + written + loaded,

@@ -9,7 +9,7 @@ from icechunk.ids import id_text
 from icechunk.report import ArrayReport, IngestReport
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from icechunk.distributed import ChunkChanges
     from icechunk.format.chunk_table import ChunkTable
@@ -24,13 +24,13 @@ def session_amounts(session: Session) -> dict[str, Amount]:
     for node_id, edits in checkout.changes.chunks.items():
         node = checkout.base.nodes.by_id(node_id)
         path = paths.get(node_id) or (id_text(node_id) if node is None else node.path)
-        amounts[path] = _amount(edits.table())
+        amounts[path] = _amount([edits.table()])
     return amounts
 
 
 def change_amounts(changes: ChunkChanges) -> dict[str, Amount]:
     """Return what the changes of tasks hold, by array path: chunks and stored bytes."""
-    return {array.path: _amount(array.table) for array in changes.arrays}
+    return {array.path: _amount(array.tables) for array in changes.arrays}
 
 
 def report_of(
@@ -75,5 +75,8 @@ def report_of(
     return IngestReport(job_id=job_id, arrays=tuple(rows), tasks=tasks, seconds=seconds)
 
 
-def _amount(table: ChunkTable) -> Amount:
-    return Amount(chunks=len(table), stored_bytes=int(table.length.sum()))
+def _amount(tables: Iterable[ChunkTable]) -> Amount:
+    counts = [(len(table), int(table.length.sum())) for table in tables]
+    return Amount(
+        chunks=sum(chunks for chunks, _ in counts), stored_bytes=sum(size for _, size in counts)
+    )

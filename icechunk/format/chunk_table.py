@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from icechunk.format import locations
-from icechunk.format.columns import constant, joined, separate, taken
+from icechunk.format.columns import Places, constant, joined, separate, taken
 from icechunk.format.linear import Linear, joint_box, keys_of, strides_of
 from icechunk.format.ragged import Ragged, concat
 from icechunk.ids import OBJECT_ID_BYTES, ObjectId
@@ -416,7 +416,7 @@ def overlay(older: ChunkTable, newer: ChunkTable) -> ChunkTable:
     is_new[target] = True
     order[is_new] = np.arange(len(older), len(older) + len(newer))
     order[~is_new] = survivors
-    return _stacked([older, newer], order)
+    return _stacked([older, newer], Places.of(order, len(older) + len(newer)))
 
 
 def merged(tables: Sequence[ChunkTable]) -> ChunkTable:
@@ -432,8 +432,46 @@ def merged(tables: Sequence[ChunkTable]) -> ChunkTable:
         return filled[0] if filled else tables[0]
     if len(filled) == 2:
         return overlay(filled[0], filled[1])
-    rows = _sorted_rows(np.concatenate([table.coords for table in filled]))
-    return _stacked(filled, rows)
+    return _stacked(filled, _places(filled))
+
+
+def _places(tables: Sequence[ChunkTable]) -> Places | None:
+    """Return where the rows of tables go, one table after the other; None when they stay.
+
+    Only the last row of a coordinate has a place.
+    """
+    keys = _joint_keys(tables)
+    if bool((keys[1:] > keys[:-1]).all()):
+        return None
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    last = np.append(keys[1:] != keys[:-1], True)
+    return Places.of(order if bool(last.all()) else order[last], len(keys))
+
+
+def share_coordinates(tables: Sequence[ChunkTable]) -> bool:
+    """Say whether a coordinate is in more than one of several tables of one rank."""
+    filled = [table for table in tables if len(table)]
+    if len(filled) < 2:
+        return False
+    keys = _joint_keys(filled)
+    if bool((keys[1:] > keys[:-1]).all()):
+        return False
+    keys.sort()
+    return bool((keys[1:] == keys[:-1]).any())
+
+
+def _joint_keys(tables: Sequence[ChunkTable]) -> AnyArray:
+    """Return the keys of all rows, one table after the other."""
+    origin, strides = strides_of(joint_box(*[table.coords for table in tables]))
+    if strides is None:
+        return np.concatenate([keys_of(table.coords, origin, None) for table in tables])
+    keys = np.empty(sum(map(len, tables)), np.uint64)
+    at = 0
+    for table in tables:
+        keys[at : at + len(table)] = keys_of(table.coords, origin, strides)
+        at += len(table)
+    return keys
 
 
 def sorted_unique(coords: U32Array) -> U32Array:
@@ -498,18 +536,20 @@ def _table(
     )
 
 
-def _stacked(tables: Sequence[ChunkTable], rows: I64Array | None = None) -> ChunkTable:
-    """Return all rows one table after the other, or some of them; column by column."""
+def _stacked(tables: Sequence[ChunkTable], places: Places | None = None) -> ChunkTable:
+    """Return all rows one table after the other, or each at its place; column by column."""
     dictionaries = {table.dictionary for table in tables if table.packed.any()}
     if len(dictionaries) > 1:
         tables = [table.unpacked() for table in tables]
 
     def column(name: str) -> Any:
-        return joined([getattr(table, name) for table in tables], rows)
+        return joined([getattr(table, name) for table in tables], places)
 
     def strings(columns: list[Ragged]) -> Ragged:
         whole = concat(columns)
-        return whole if rows is None else whole.take(rows)
+        if places is None:
+            return whole
+        return Ragged(whole.data, joined([whole.start], places), joined([whole.size], places))
 
     has_etag = any(table.etag is not None for table in tables)
     return ChunkTable(

@@ -7,7 +7,8 @@ payload and no time.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from icechunk._typing import AnyArray, BoolArray, I64Array
+
+# Positions among fewer rows than this fit into four bytes.
+_SMALL_TOTAL: Final = 1 << 31
 
 Held: TypeAlias = "AnyArray | bytes | memoryview"
 """A column, or bytes that columns lie over."""
@@ -34,22 +38,61 @@ def is_constant(column: AnyArray) -> bool:
     return column.ndim == 1 and len(column) > 0 and column.strides[0] == 0
 
 
-def joined(columns: Sequence[AnyArray], rows: I64Array | BoolArray | None = None) -> AnyArray:
-    """Return columns one after the other, or selected rows of that.
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where each of several rows goes in a new order.
+
+    Parameters
+    ----------
+    of_row : ndarray of int32 or int64
+        New position of each row, -1 for those that are left out.
+    count : int
+        How many are not left out.
+    """
+
+    of_row: AnyArray
+    count: int
+
+    @classmethod
+    def of(cls, rows: I64Array, total: int) -> Places:
+        """Return the places by which ``total`` rows become the given ones, in their order."""
+        dtype = np.int32 if total < _SMALL_TOTAL else np.int64
+        of_row = np.full(total, -1, dtype)
+        of_row[rows] = np.arange(len(rows), dtype=dtype)
+        return cls(of_row, len(rows))
+
+
+def joined(columns: Sequence[AnyArray], places: Places | None = None) -> AnyArray:
+    """Return columns one after the other, or their elements in another order.
 
     Parameters
     ----------
     columns : sequence of ndarray
         At least one.
-    rows : ndarray of int64 or bool, optional
-        Which rows to return; all when omitted.
+    places : Places, optional
+        Where each element goes; as they come when omitted.
+
+    Notes
+    -----
+    Memory: the result, and little more.
     """
     filled = [column for column in columns if len(column)]
     if filled and all(is_constant(c) and c[0] == filled[0][0] for c in filled):
         total = sum(map(len, filled))
-        return constant(filled[0][0], total if rows is None else _count(rows), filled[0].dtype)
-    whole = np.concatenate(columns)
-    return whole if rows is None else whole[rows]
+        return constant(filled[0][0], total if places is None else places.count, filled[0].dtype)
+    if places is None:
+        return np.concatenate(columns)
+    whole = np.empty((places.count, *columns[0].shape[1:]), columns[0].dtype)
+    at = 0
+    for column in filled:
+        here = places.of_row[at : at + len(column)]
+        at += len(column)
+        if here.min() < 0:
+            stays = here >= 0
+            whole[here[stays]] = column[stays]
+        else:
+            whole[here] = column
+    return whole
 
 
 def taken(column: AnyArray, rows: I64Array | BoolArray | slice) -> AnyArray:

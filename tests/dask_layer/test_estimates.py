@@ -31,6 +31,7 @@ def manifest_bytes(repo, snapshot_id, *before):
     return sum(f.size_bytes for f in repo.list_manifest_files(snapshot_id) if f.id not in old)
 
 
+@pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize(
     ("shape", "chunks", "dtype"),
     [
@@ -41,7 +42,9 @@ def manifest_bytes(repo, snapshot_id, *before):
         ((), (), "f8"),
     ],
 )
-def test_manifests_and_uploads_of_a_new_array(repo, shape, chunks, dtype):
+def test_manifests_and_uploads_of_a_new_array(tmp_path, shape, chunks, dtype, packed):
+    storage = ic.local_filesystem_storage(tmp_path / "repo", pack_small_chunks=packed)
+    repo = ic.Repository.create(storage)
     dims = ("time", "y", "x")[: len(shape)]
     data = noise(shape, chunks, dtype)
     ds = xr.Dataset({"t": (dims, data)})

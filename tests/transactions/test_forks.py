@@ -6,6 +6,7 @@ import gc
 import pickle
 import subprocess
 import sys
+import tracemalloc
 import warnings
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from zarr.core.sync import sync
 
 import icechunk as ic
 from icechunk.core.merge import ChunkPolicy
+from icechunk.format.chunk_table import ChunkTable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -230,3 +232,53 @@ def test_a_fork_of_another_repository_is_refused(repo: ic.Repository, tmp_path: 
     session = repo.writable_session("main")
     with pytest.raises(ic.SessionStateError, match="elsewhere, where its chunks are"):
         session.merge(fork)
+
+
+@pytest.mark.parametrize("policy", list(ChunkPolicy))
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_merging_takes_at_most_three_times_what_the_forks_weigh_on_the_wire(
+    policy: ChunkPolicy, interleaved: bool
+) -> None:
+    """What arrives counts as well; ids and lengths are random, as of chunks on object storage."""
+    forks, chunks = 16, 200_000
+    repo = ic.Repository.create(ic.in_memory_storage())
+    with repo.transaction("main", message="array") as store:
+        zarr.create_array(store, name="a", shape=(chunks,), chunks=(1,), dtype="f8")
+    session = repo.writable_session("main")
+    node = session.checkout.require_array("/a")
+    rng = np.random.default_rng(1)
+    wire = []
+    for number in range(forks):
+        every = np.arange(chunks)
+        mine = every[number::forks] if interleaved else np.array_split(every, forks)[number]
+        fork = session.fork()
+        ids = rng.integers(0, 256, (len(mine), 12), np.uint8)
+        table = ChunkTable.native(mine[:, None], ids, rng.integers(40_000, 60_000, len(mine)))
+        fork.checkout.changes.edits(node.id, 1).extend(table)
+        wire.append(pickle.dumps(fork))
+    del fork, table
+    gc.collect()
+    tracemalloc.start()
+    try:
+        session.merge(*map(pickle.loads, wire), on_chunk_conflict=policy)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes <= 3 * sum(map(len, wire))
+    assert session.checkout.changes.chunk_count() == chunks
+    twice = session.fork()
+    twice.checkout.changes.edits(node.id, 1).extend(
+        ChunkTable.native(np.array([[7]]), np.ones((1, 12), np.uint8), [1])
+    )
+    if policy is ChunkPolicy.LAST:
+        session.merge(twice, on_chunk_conflict=policy)
+        return
+    # The fork saw chunk 7, so replacing it is no conflict; somebody else's fork did not.
+    session.merge(twice, on_chunk_conflict=policy)
+    stranger = repo.writable_session("main").fork()
+    stranger.checkout.changes.edits(node.id, 1).extend(
+        ChunkTable.native(np.array([[8]]), np.ones((1, 12), np.uint8), [1])
+    )
+    with pytest.raises(ic.SessionStateError, match="same chunks of /a: \\[8\\]"):
+        session.merge(stranger, on_chunk_conflict=policy)
+    stranger.mark_carried()

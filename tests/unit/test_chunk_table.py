@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from icechunk.core import changes
 from icechunk.core.changes import ChunkEdits, table_of
 from icechunk.format.chunk_table import (
     ChunkKind,
@@ -16,6 +17,7 @@ from icechunk.format.chunk_table import (
     VirtualRef,
     merged,
     overlay,
+    share_coordinates,
     sorted_unique,
 )
 from icechunk.format.ragged import Ragged, concat
@@ -105,17 +107,34 @@ def test_merged_is_repeated_update(data: st.DataObject, ndim: int, count: int) -
 @given(st.data(), st.integers(0, 3))
 def test_edits_answer_like_a_dictionary(data: st.DataObject, ndim: int) -> None:
     edits, model = ChunkEdits(ndim), {}
-    for step in data.draw(st.lists(st.one_of(models(ndim), st.tuples(coordinates(ndim), REFS)))):
-        if isinstance(step, dict):
-            edits.extend(table_of(step, ndim))
-            model.update(step)
-        else:
-            edits.set(*step)
-            model[step[0]] = step[1]
+    steps = st.one_of(models(ndim), st.tuples(coordinates(ndim), REFS), st.just("look"))
+    with pytest.MonkeyPatch.context() as patch:
+        # Tables are joined as they come, or when somebody looks; large ones are thousands of rows.
+        patch.setattr(changes, "_JOINED_AT_ONCE_ROWS", data.draw(st.sampled_from([0, 10, 1 << 14])))
+        for step in data.draw(st.lists(steps, max_size=30)):
+            if isinstance(step, dict):
+                edits.extend(table_of(step, ndim))
+                model.update(step)
+            elif step == "look":
+                assert as_dict(merged([ChunkTable.empty(ndim), *edits.tables()])) == model
+                for coord, ref in model.items():
+                    assert edits.find(coord) == (True, ref)
+            else:
+                edits.set(*step)
+                model[step[0]] = step[1]
+            assert edits.rows() >= len(model)
     for coord, ref in model.items():
         assert edits.find(coord) == (True, ref)
     assert as_dict(edits.copy().table()) == model
     assert as_dict(edits.table()) == model
+
+
+@given(st.data(), st.integers(0, 3), st.integers(0, 4))
+def test_shared_coordinates_are_found(data: st.DataObject, ndim: int, count: int) -> None:
+    parts = [data.draw(models(ndim)) for _ in range(count)]
+    together = {coord for part in parts for coord in part}
+    expected = len(together) < sum(map(len, parts))
+    assert share_coordinates([table_of(part, ndim) for part in parts]) == expected
 
 
 def test_many_single_edits_are_kept_in_columns() -> None:
