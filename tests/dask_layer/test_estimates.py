@@ -18,6 +18,13 @@ from icechunk.dask.tasks import WriteResult
 from tests.s3_server import S3Server
 
 
+@pytest.fixture
+def repo(tmp_path):
+    """One file for each chunk: where they share files, sizes vary with the order of the tasks."""
+    storage = ic.local_filesystem_storage(tmp_path / "repo", pack_small_chunks=False)
+    return ic.Repository.create(storage)
+
+
 def noise(shape, chunks, dtype="f8"):
     return da.random.default_rng(0).random(shape, chunks=chunks).astype(dtype)
 
@@ -94,7 +101,8 @@ def test_configured_splitting(tmp_path):
     dims = {ic.ManifestSplitDimCondition.DimensionName("time"): 100}
     splitting = ic.ManifestSplittingConfig.from_dict({every: dims})
     config = ic.RepositoryConfig(manifest=ic.ManifestConfig(splitting=splitting))
-    repo = ic.Repository.create(ic.local_filesystem_storage(str(tmp_path / "cut")), config)
+    storage = ic.local_filesystem_storage(str(tmp_path / "cut"), pack_small_chunks=False)
+    repo = ic.Repository.create(storage, config)
     session = repo.writable_session("main")
     ds = xr.Dataset({"t": (("time", "x"), noise((350, 100), (1, 100)))})
     plan = plan_write(ds, session)
