@@ -6,11 +6,12 @@ Source: Icechunk specification, sections "Storage model and object keys" and "Se
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from icechunk._display import Block, Shown, plain_fields
 from icechunk._earlier.repository import EarlierRepository, access_to_containers
 from icechunk._earlier.spelling import either
+from icechunk._io.loop import may_run_now, run_either
 from icechunk._sync.repository import RepositoryTwins
 from icechunk.assets.preload import start_preload
 from icechunk.assets.ref_stores import create_refs, version_at
@@ -42,7 +43,7 @@ from icechunk.transaction import ENGINE_METADATA_KEY
 from icechunk.types import Attribution, SpecVersion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
     from datetime import datetime
 
     from icechunk.assets.ref_store import RefStore
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from icechunk.storage_settings import StorageSettings
 
 __all__ = ["AsyncCloseableIterator", "IcechunkStore", "Repository", "Session"]
+
+T = TypeVar("T")
 
 INITIAL_MESSAGE: Final = "Repository initialized"
 
@@ -366,6 +369,10 @@ class Repository(
         """What it is made of; for the package's own use."""
         return self._state
 
+    def _run(self, coro: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of few small requests, in this thread where none of them waits."""
+        return run_either(coro, immediate=self._state.assets.storage.immediate)
+
     @property
     def storage(self) -> Storage:
         """Where it is."""
@@ -427,6 +434,7 @@ class Repository(
 
     # -- sessions -----------------------------------------------------------------------------
 
+    @may_run_now
     async def readonly_session_async(
         self,
         branch: str | None = None,
@@ -473,6 +481,7 @@ class Repository(
             at = await _snapshot_as_of(refs, at, as_of)
         return Session(await self._session_state(at, SessionMode.readonly, None))
 
+    @may_run_now
     async def writable_session_async(self, branch: str) -> Session:
         """Open the tip of a branch to change it.
 

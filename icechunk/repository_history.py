@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from icechunk._earlier.spelling import either
+from icechunk._io.loop import may_run_now
 from icechunk._sync.repository_history import RepositoryHistoryTwins
 from icechunk.ancestry_graph import PALETTE, AncestryGraph, graph_of, lane_order
 from icechunk.core.diff import Diff, diff_of
@@ -30,6 +31,7 @@ class RepositoryHistory(RepositoryHistoryTwins):
 
     _state: RepositoryState
 
+    @may_run_now
     async def ancestry_async(
         self,
         *,
@@ -132,6 +134,7 @@ class RepositoryHistory(RepositoryHistoryTwins):
         histories = [(branch or "", await refs.ancestry(at))]
         return graph_of(histories, tags, colors=PALETTE[lane % len(PALETTE) :], plain=plain)
 
+    @may_run_now
     async def lookup_snapshot_async(self, snapshot_id: str) -> SnapshotInfo:
         """Return what is known of a snapshot.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from icechunk._io.loop import may_run_now
 from icechunk._sync.repository_refs import RepositoryRefsTwins
 from icechunk.ids import id_text, parse_object_id
 
@@ -19,6 +20,7 @@ class RepositoryRefs(RepositoryRefsTwins):
 
     _state: RepositoryState
 
+    @may_run_now
     async def list_branches_async(self) -> set[str]:
         """Return the names of all branches.
 
@@ -29,6 +31,7 @@ class RepositoryRefs(RepositoryRefsTwins):
         """
         return await (await self._state.refs()).branches()
 
+    @may_run_now
     async def lookup_branch_async(self, branch: str) -> str:
         """Return the snapshot id a branch points at; raises `RefNotFoundError`.
 
@@ -39,6 +42,7 @@ class RepositoryRefs(RepositoryRefsTwins):
         """
         return id_text(await (await self._state.refs()).tip_of_branch(branch))
 
+    @may_run_now
     async def create_branch_async(self, branch: str, snapshot_id: str) -> None:
         """Make a branch at a snapshot.
 
@@ -59,6 +63,7 @@ class RepositoryRefs(RepositoryRefsTwins):
         target = parse_object_id(snapshot_id)
         await (await self._state.refs()).create_branch(branch, target)
 
+    @may_run_now
     async def delete_branch_async(self, branch: str) -> None:
         """Delete a branch; its snapshots stay until they are collected.
 
@@ -76,6 +81,7 @@ class RepositoryRefs(RepositoryRefsTwins):
         """
         await (await self._state.refs()).delete_branch(branch)
 
+    @may_run_now
     async def reset_branch_async(
         self, branch: str, snapshot_id: str, *, from_snapshot_id: str | None = None
     ) -> None:
@@ -106,6 +112,7 @@ class RepositoryRefs(RepositoryRefsTwins):
         target = parse_object_id(snapshot_id)
         await (await self._state.refs()).reset_branch(branch, target, expected)
 
+    @may_run_now
     async def list_tags_async(self) -> set[str]:
         """Return the names of all tags.
 
@@ -116,6 +123,7 @@ class RepositoryRefs(RepositoryRefsTwins):
         """
         return await (await self._state.refs()).tags()
 
+    @may_run_now
     async def lookup_tag_async(self, tag: str) -> str:
         """Return the snapshot id a tag points at; raises `RefNotFoundError`.
 
@@ -127,6 +135,7 @@ class RepositoryRefs(RepositoryRefsTwins):
         """
         return id_text(await (await self._state.refs()).target_of_tag(tag))
 
+    @may_run_now
     async def create_tag_async(self, tag: str, snapshot_id: str) -> None:
         """Make a tag at a snapshot; it can never be moved.
 
@@ -146,6 +155,7 @@ class RepositoryRefs(RepositoryRefsTwins):
         target = parse_object_id(snapshot_id)
         await (await self._state.refs()).create_tag(tag, target)
 
+    @may_run_now
     async def delete_tag_async(self, tag: str) -> None:
         """Delete a tag; its name can never be used again; raises `RefNotFoundError`.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from icechunk._io.loop import may_run_now
 from icechunk._sync.repository_rewrites import RepositoryRewritesTwins
 from icechunk.checkout import SessionMode
 from icechunk.errors import ErrorKind, FormatError
@@ -34,6 +35,7 @@ class RepositoryRewrites(RepositoryRewritesTwins):
             self, snapshot_id: ObjectId, mode: SessionMode, branch: str | None
         ) -> SessionState: ...
 
+    @may_run_now
     async def rearrange_session_async(self, branch: str) -> Session:
         """Open the tip of a branch to move its groups and arrays; nothing else can be changed.
 

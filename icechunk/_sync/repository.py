@@ -283,7 +283,7 @@ class RepositoryTwins:
         >>> float(zarr.open_array(session.store, path="t", mode="r")[0])
         0.0
         """
-        return run(
+        return self._run(
             self.readonly_session_async(
                 branch, tag=tag, snapshot_id=snapshot_id, as_of=as_of, snapshot=snapshot
             )
@@ -303,4 +303,4 @@ class RepositoryTwins:
         >>> zarr.open_array(session.store, path="t", mode="r+")[0] = 1
         >>> snapshot_id = session.commit("one value")
         """
-        return run(self.writable_session_async(branch))
+        return self._run(self.writable_session_async(branch))

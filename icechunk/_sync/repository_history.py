@@ -48,7 +48,7 @@ class RepositoryHistoryTwins:
         >>> repo.ancestry(branch="main")[0].message
         'first'
         """
-        return run(
+        return self._run(
             self.ancestry_async(branch=branch, tag=tag, snapshot_id=snapshot_id, snapshot=snapshot)
         )
 
@@ -99,7 +99,7 @@ class RepositoryHistoryTwins:
         >>> repo.lookup_snapshot(repo.lookup_branch("main")).message
         'first'
         """
-        return run(self.lookup_snapshot_async(snapshot_id))
+        return self._run(self.lookup_snapshot_async(snapshot_id))
 
     def diff(
         self,

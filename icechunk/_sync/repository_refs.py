@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from icechunk._io.loop import run
 
 
 class RepositoryRefsTwins:
@@ -18,7 +17,7 @@ class RepositoryRefsTwins:
         >>> repo.list_branches()
         {'main'}
         """
-        return run(self.list_branches_async())
+        return self._run(self.list_branches_async())
 
     def lookup_branch(self, branch: str) -> str:
         """Return the snapshot id a branch points at; raises `RefNotFoundError`.
@@ -28,7 +27,7 @@ class RepositoryRefsTwins:
         >>> repo.lookup_branch("main") == repo.ancestry(branch="main")[0].id
         True
         """
-        return run(self.lookup_branch_async(branch))
+        return self._run(self.lookup_branch_async(branch))
 
     def create_branch(self, branch: str, snapshot_id: str) -> None:
         """Make a branch at a snapshot.
@@ -47,7 +46,7 @@ class RepositoryRefsTwins:
         >>> sorted(repo.list_branches())
         ['dev', 'main']
         """
-        return run(self.create_branch_async(branch, snapshot_id))
+        return self._run(self.create_branch_async(branch, snapshot_id))
 
     def delete_branch(self, branch: str) -> None:
         """Delete a branch; its snapshots stay until they are collected.
@@ -64,7 +63,7 @@ class RepositoryRefsTwins:
         >>> repo.create_branch("dev", repo.lookup_branch("main"))
         >>> repo.delete_branch("dev")
         """
-        return run(self.delete_branch_async(branch))
+        return self._run(self.delete_branch_async(branch))
 
     def reset_branch(
         self,
@@ -96,7 +95,9 @@ class RepositoryRefsTwins:
         >>> newest, before = repo.ancestry(branch="main")
         >>> repo.reset_branch("main", before.id, from_snapshot_id=newest.id)
         """
-        return run(self.reset_branch_async(branch, snapshot_id, from_snapshot_id=from_snapshot_id))
+        return self._run(
+            self.reset_branch_async(branch, snapshot_id, from_snapshot_id=from_snapshot_id)
+        )
 
     def list_tags(self) -> set[str]:
         """Return the names of all tags.
@@ -106,7 +107,7 @@ class RepositoryRefsTwins:
         >>> repo.list_tags()
         set()
         """
-        return run(self.list_tags_async())
+        return self._run(self.list_tags_async())
 
     def lookup_tag(self, tag: str) -> str:
         """Return the snapshot id a tag points at; raises `RefNotFoundError`.
@@ -117,7 +118,7 @@ class RepositoryRefsTwins:
         >>> repo.lookup_tag("v1") == repo.lookup_branch("main")
         True
         """
-        return run(self.lookup_tag_async(tag))
+        return self._run(self.lookup_tag_async(tag))
 
     def create_tag(self, tag: str, snapshot_id: str) -> None:
         """Make a tag at a snapshot; it can never be moved.
@@ -135,7 +136,7 @@ class RepositoryRefsTwins:
         >>> repo.readonly_session(tag="v1").read_only
         True
         """
-        return run(self.create_tag_async(tag, snapshot_id))
+        return self._run(self.create_tag_async(tag, snapshot_id))
 
     def delete_tag(self, tag: str) -> None:
         """Delete a tag; its name can never be used again; raises `RefNotFoundError`.
@@ -145,4 +146,4 @@ class RepositoryRefsTwins:
         >>> repo.create_tag("v1", repo.lookup_branch("main"))
         >>> repo.delete_tag("v1")
         """
-        return run(self.delete_tag_async(tag))
+        return self._run(self.delete_tag_async(tag))

@@ -38,7 +38,7 @@ class RepositoryRewritesTwins:
         >>> session.move("/t", "/temperature")
         >>> snapshot_id = session.commit("a better name")
         """
-        return run(self.rearrange_session_async(branch))
+        return self._run(self.rearrange_session_async(branch))
 
     def rewrite_manifests(
         self,
