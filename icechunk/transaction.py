@@ -20,6 +20,7 @@ from icechunk.assets.refs import now_us, pauses
 from icechunk.checkout import SessionMode
 from icechunk.core.commit import (
     array_nodes_to_write,
+    changes_nothing,
     effective_changes,
     next_manifest_files,
     next_nodes,
@@ -178,8 +179,7 @@ async def commit_changes(checkout: Checkout, request: CommitRequest) -> ObjectId
 
 async def _commit_sealed(checkout: Checkout, request: CommitRequest) -> ObjectId:
     assets = checkout.assets
-    changed = not effective_changes(checkout.base.nodes, checkout.changes).is_empty()
-    if not changed and not request.allow_empty:
+    if not request.allow_empty and changes_nothing(checkout.base.nodes, checkout.changes):
         raise SessionStateError(
             "nothing to commit: the session has no changes. Pass allow_empty=True to make a "
             "snapshot all the same.",

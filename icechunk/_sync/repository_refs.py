@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 
-
 class RepositoryRefsTwins:
     """Blocking methods of `icechunk.repository_refs.RepositoryRefs`."""
 

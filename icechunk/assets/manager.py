@@ -43,6 +43,8 @@ _DECODE_INLINE_BYTES: Final = 64 * 1024
 # The same for encoding, in chunk references.
 _ENCODE_INLINE_REFERENCES: Final = 1 << 13
 
+_REPO_LEVEL: Final = 1
+
 _FILE_TYPE_NAMES: Final = {
     FileType.SNAPSHOT: "snapshot",
     FileType.MANIFEST: "manifest",
@@ -141,14 +143,14 @@ class AssetManager:
 
     async def create_repo(self, info: RepoInfo) -> Version:
         """Write the first repo object; raises `LostRaceError` when there is one."""
-        data = encode_repo_info(info, level=self.config.compression_level)
+        data = self._encoded_repo(info)
         return await self.storage.put_if_absent(
             REPO_KEY, data, metadata=self._metadata(FileType.REPO)
         )
 
     async def replace_repo(self, info: RepoInfo, version: Version) -> Version:
         """Write the next repo object; raises `LostRaceError` when it changed meanwhile."""
-        data = encode_repo_info(info, level=self.config.compression_level)
+        data = self._encoded_repo(info)
         written = await self.storage.put_if_unchanged(
             REPO_KEY, data, version, metadata=self._metadata(FileType.REPO)
         )
@@ -157,6 +159,10 @@ class AssetManager:
         if seen is not None and info.metadata is seen[1].metadata and info.config is seen[1].config:
             self._seen_repo = (data, info.in_file_order())
         return written
+
+    def _encoded_repo(self, info: RepoInfo) -> bytes:
+        # Random ids make up most of it: higher levels take longer for the same size.
+        return encode_repo_info(info, level=min(self.config.compression_level, _REPO_LEVEL))
 
     async def back_up_repo(self, name: str, data: bytes) -> None:
         """Keep the bytes of a repo object that is about to be replaced."""

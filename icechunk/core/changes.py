@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from icechunk.core.id_columns import id_column
 from icechunk.format.chunk_table import (
     ChunkRef,
     ChunkTable,
@@ -144,37 +145,33 @@ class ChunkEdits:
 
 def table_of(rows: dict[Coordinate, ChunkRef | None], ndim: int) -> ChunkTable:
     """Return rows as a table, each kind built in one go."""
-    native: dict[Coordinate, NativeRef] = {}
-    inline: dict[Coordinate, InlineRef] = {}
-    rest: list[ChunkTable] = []
-    deleted: list[Coordinate] = []
-    for coord, ref in rows.items():
-        if type(ref) is NativeRef:
-            native[coord] = ref
-        elif type(ref) is InlineRef:
-            inline[coord] = ref
-        elif type(ref) is VirtualRef:
-            rest.append(ChunkTable.one(coord, ref))
-        else:
-            deleted.append(coord)
-    tables = []
-    if native:
-        refs = list(native.values())
-        ids = np.frombuffer(b"".join([ref.chunk_id for ref in refs]), np.uint8)
-        tables.append(
-            ChunkTable.native(
-                _coords(native, ndim),
-                ids.reshape(len(refs), -1),
-                np.fromiter([ref.length for ref in refs], np.uint64, len(refs)),
-                np.fromiter([ref.offset for ref in refs], np.uint64, len(refs)),
-            )
+    kinds = set(map(type, rows.values()))
+    if len(kinds) == 1:  # as nearly always
+        return _table_of_kind(kinds.pop(), rows, ndim)
+    tables = [
+        _table_of_kind(kind, {c: ref for c, ref in rows.items() if type(ref) is kind}, ndim)
+        for kind in kinds
+    ]
+    return merged([ChunkTable.empty(ndim), *tables])
+
+
+def _table_of_kind(
+    kind: type[ChunkRef | None], rows: dict[Coordinate, Any], ndim: int
+) -> ChunkTable:
+    """Return rows of one kind, at least one, as a table."""
+    if kind is NativeRef:
+        ids, offsets, lengths = zip(*rows.values(), strict=True)
+        return ChunkTable.native(
+            _coords(rows, ndim),
+            id_column(ids),
+            np.fromiter(lengths, np.uint64, len(rows)),
+            np.fromiter(offsets, np.uint64, len(rows)) if any(offsets) else None,
         )
-    if inline:
-        data = [ref.data for ref in inline.values()]
-        tables.append(ChunkTable.inline(_coords(inline, ndim), data))
-    if deleted:
-        tables.append(ChunkTable.deleted(_coords(deleted, ndim)))
-    return merged([ChunkTable.empty(ndim), *tables, *rest])
+    if kind is InlineRef:
+        return ChunkTable.inline(_coords(rows, ndim), [ref.data for ref in rows.values()])
+    if kind is VirtualRef:
+        return merged([ChunkTable.one(coord, ref) for coord, ref in rows.items()])
+    return ChunkTable.deleted(_coords(rows, ndim))
 
 
 def _coords(coords: Collection[Coordinate], ndim: int) -> U32Array:

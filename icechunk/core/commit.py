@@ -29,11 +29,21 @@ def effective_changes(base: NodeTable, changes: ChangeSet) -> ChangeSet:
     A document set back to the base's bytes is no change, nor are edits of nodes that are gone.
     """
     effective = changes.copy()
-    for node_id, document in changes.updated.items():
-        node = base.by_id(node_id)
-        if node is None or node.user_data == document.user_data:
+    for node_id in changes.updated:
+        if not _is_updated(base, changes, node_id):
             del effective.updated[node_id]
     return effective
+
+
+def changes_nothing(base: NodeTable, changes: ChangeSet) -> bool:
+    """Say whether `effective_changes` of these would be empty."""
+    rest = (changes.new_nodes, changes.deleted, changes.chunks, changes.moves)
+    return not any(rest) and not any(_is_updated(base, changes, n) for n in changes.updated)
+
+
+def _is_updated(base: NodeTable, changes: ChangeSet, node_id: NodeId) -> bool:
+    node = base.by_id(node_id)
+    return node is not None and node.user_data != changes.updated[node_id].user_data
 
 
 def array_nodes_to_write(

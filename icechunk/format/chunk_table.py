@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -46,9 +46,11 @@ class InlineRef:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class NativeRef:
-    """A chunk stored as ``chunks/<id>`` of the repository; offset and length in bytes."""
+class NativeRef(NamedTuple):
+    """A chunk stored as ``chunks/<id>`` of the repository; offset and length in bytes.
+
+    A tuple, because one is made for every chunk that is read or written.
+    """
 
     chunk_id: ObjectId
     offset: int
