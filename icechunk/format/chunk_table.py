@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 Coordinate: TypeAlias = tuple[int, ...]
 """Position of a chunk in its array's chunk grid, one number per dimension; unit: chunks."""
+
+
+# So many are looked up one by one: the changes of a small commit, say.
+_FEW_COORDINATES: Final = 4
 
 
 class ChunkKind(IntEnum):
@@ -249,6 +253,8 @@ class ChunkTable:
         """Return the row of each coordinate, -1 where it has none; shape ``(m,)``."""
         if not len(self) or not len(coords):
             return np.full(len(coords), -1, np.int64)
+        if len(coords) <= _FEW_COORDINATES and coords.shape[1] == self.ndim:
+            return np.array([self.find(tuple(coord)) for coord in coords.tolist()], np.int64)
         if self._linear and self._linear[0].strides is not None:
             return self._linear[0].find_many(coords)
         origin, strides = strides_of(joint_box(self.coords, coords))
