@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -20,6 +22,10 @@ T = TypeVar("T")
 R = TypeVar("R", bound="ObjectReads")
 
 _KEPT: Final = 16
+# obstore's threads let go of what they handed to Python a moment after a request is over. One that
+# does so when the interpreter is gone aborts the process (one in six that end with their last
+# request, on a busy machine), so they are given that moment.
+_REST_AT_EXIT_SECONDS: Final = 0.05
 
 
 class Given(Protocol):
@@ -71,6 +77,7 @@ class _Clients:
         self._lock = threading.Lock()
         self._kept: OrderedDict[object, OpenStores] = OrderedDict()
         self._opening: Flight[object, OpenStores] = Flight()
+        self._ends_gently = False
 
     async def get(
         self, recipe: object, open_stores: Callable[[], Awaitable[OpenStores]]
@@ -83,6 +90,9 @@ class _Clients:
                 return found
         made = await self._opening.share(recipe, open_stores)
         with self._lock:
+            if not self._ends_gently:
+                self._ends_gently = True
+                atexit.register(time.sleep, _REST_AT_EXIT_SECONDS)
             self._kept[recipe] = made
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
