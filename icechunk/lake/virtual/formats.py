@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
+import json
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import obstore
+import zarr
 from kerchunk.netCDF3 import NetCDF3ToZarr
 from obspec_utils.registry import ObjectStoreRegistry
 from virtualizarr import open_virtual_dataset
-from virtualizarr.manifests import ManifestGroup, ManifestStore
+from virtualizarr.manifests import ManifestArray, ManifestGroup, ManifestStore
 from virtualizarr.parsers import HDFParser, ZarrParser
 
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.lake.virtual.grib import open_grib
-from icechunk.lake.virtual.kerchunk_refs import load_references
+from icechunk.lake.virtual.kerchunk_refs import add_fill_value, load_references
 from icechunk.lake.virtual.tiff import open_tiff
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import xarray as xr
 
     from icechunk.lake.virtual.sources import Source
@@ -89,20 +94,49 @@ def _netcdf(source: Source, options: dict[str, Any]) -> xr.Dataset:
         where, storage_options=dict(source.options), inline_threshold=0, **options
     )
     for variable in reader.variables.values():
-        fill = variable._attributes.get("_FillValue")  # noqa: SLF001 # scipy has no other way
-        if variable.data.dtype.kind == "i" and fill is not None and math.isnan(fill):
-            del variable._attributes["_FillValue"]  # noqa: SLF001
-    refs = reader.translate()["refs"]
+        for name in ("_FillValue", "missing_value"):
+            if not _can_mark(variable._attributes.get(name), variable.data.dtype):  # noqa: SLF001 # scipy has no other way
+                del variable._attributes[name]  # noqa: SLF001
     places = {
         key: [source.url, *place[1:]] if isinstance(place, list) else place
-        for key, place in refs.items()
+        for key, place in reader.translate()["refs"].items()
     }
+    # kerchunk makes text of every attribute, and has one fill value where a variable has two.
+    for name, variable in reader.variables.items():
+        attributes = _plain(variable._attributes)  # noqa: SLF001
+        places[f"{name}/.zattrs"] = {**attributes, "_ARRAY_DIMENSIONS": list(variable.dimensions)}
+        if "_FillValue" in attributes:
+            document = json.loads(places[f"{name}/.zarray"])
+            places[f"{name}/.zarray"] = {**document, "fill_value": attributes["_FillValue"]}
+    places[".zattrs"] = _plain(reader._attributes)  # noqa: SLF001
     virtual = load_references({"version": 1, "refs": places})[""]
     arrays = {str(name): variable.data for name, variable in virtual.variables.items()}
     group = ManifestGroup(arrays=arrays, attributes=virtual.attrs)
     store = ManifestStore(group=group, registry=source.registry())
     loaded: xr.Dataset = store.to_virtual_dataset(**loading)
     return loaded
+
+
+def _can_mark(fill: Any, dtype: np.dtype[Any]) -> bool:
+    """Say whether a value of a type can be equal to a fill value; True where there is none."""
+    if fill is None or dtype.kind != "i":
+        return True
+    limits, number = np.iinfo(dtype), float(np.ravel(fill)[0])
+    return number.is_integer() and limits.min <= number <= limits.max
+
+
+def _plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of a netCDF-3 file as JSON has them."""
+    plain = {
+        name: value.decode("utf-8", "replace")
+        if isinstance(value, bytes)
+        else np.asarray(value).tolist()
+        for name, value in attributes.items()
+        if name != "filename"  # kerchunk's own
+    }
+    if isinstance(fill := plain.get("_FillValue"), list):
+        plain["_FillValue"] = fill[0]
+    return plain
 
 
 def _grib(source: Source, options: dict[str, Any]) -> xr.Dataset:
@@ -116,10 +150,41 @@ def _zarr(source: Source, options: dict[str, Any]) -> xr.Dataset:
     else:
         store = obstore.store.from_url(source.bucket, **source.obstore_options())
         registry = ObjectStoreRegistry({source.bucket.rstrip("/"): store})
-    opened: xr.Dataset = open_virtual_dataset(source.url, registry, ZarrParser(), **options)
+    group = options.pop("group", None)
+
+    def parsed(url: str, registry: ObjectStoreRegistry[Any]) -> ManifestStore:
+        found = ZarrParser(group=group)(url, registry)
+        return _with_fill_values(found, _fill_values(store, source.key, group))
+
+    opened: xr.Dataset = open_virtual_dataset(source.url, registry, parsed, **options)
     # Earlier releases of VirtualiZarr write file:/data for file:///data.
     renamed: xr.Dataset = opened.vz.rename_paths(lambda url: _ONE_SLASH.sub("file:///", url))
     return renamed
+
+
+def _fill_values(store: Any, key: str, group: str | None) -> dict[str, Any]:
+    """Return the fill values of the arrays of a Zarr version 2 group; none of version 3."""
+    path = "/".join(part for part in (key, group) if part)
+    opened = zarr.open_group(zarr.storage.ObjectStore(store, read_only=True), path=path, mode="r")
+    if opened.metadata.zarr_format != 2:  # noqa: PLR2004 # the version's number
+        return {}
+    return {name: array.metadata.fill_value for name, array in opened.arrays()}
+
+
+def _with_fill_values(found: ManifestStore, fills: Mapping[str, Any]) -> ManifestStore:
+    """Return a store whose arrays say in an attribute what marks a missing value."""
+    if not fills:
+        return found
+    group, arrays = found._group, {}  # noqa: SLF001 # it has no other way
+    for name, array in group.arrays.items():
+        attributes = dict(array.metadata.attributes)
+        add_fill_value(attributes, fills.get(name), np.dtype(array.dtype))
+        metadata = dataclasses.replace(array.metadata, attributes=attributes)
+        arrays[name] = ManifestArray(metadata=metadata, chunkmanifest=array.manifest)
+    changed = ManifestGroup(
+        arrays=arrays, groups=dict(group.groups), attributes=group.metadata.attributes
+    )
+    return ManifestStore(group=changed, registry=found._registry)  # noqa: SLF001
 
 
 def _tiff(source: Source, options: dict[str, Any]) -> xr.Dataset:

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from fsspec.core import url_to_fs
 from virtualizarr.parsers.kerchunk.translator import from_kerchunk_refs
+from virtualizarr.parsers.utils import encode_cf_fill_value
 
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.lake.virtual.manifests import References, variable_of
@@ -24,6 +25,7 @@ Refs: TypeAlias = "Mapping[str, Any]"
 _SIZES_OF_FILES_UNKNOWN: Final = "refers to a whole file, whose size it does not tell"
 _CHUNK_KEY: Final = re.compile(r"[0-9]+(\.[0-9]+)*\Z")
 _DIMENSIONS: Final = "_ARRAY_DIMENSIONS"
+_FILL: Final = "_FillValue"
 
 
 def load_references(
@@ -203,6 +205,7 @@ def _datasets(documents: _Documents, arrays: _Arrays) -> dict[str, xr.Dataset]:
         dims = attributes.pop(_DIMENSIONS, None) or [
             f"{name}_{axis}" for axis in range(len(zarray["shape"]))
         ]
+        add_fill_value(attributes, zarray["fill_value"], np.dtype(zarray["dtype"]))
         metadata = from_kerchunk_refs({**zarray, "dimension_names": dims}, attributes)
         empty = References(
             coords=np.zeros((0, len(zarray["shape"])), np.int64),
@@ -218,6 +221,31 @@ def _datasets(documents: _Documents, arrays: _Arrays) -> dict[str, xr.Dataset]:
         path: _dataset(variables, documents.get(f"{path}/.zattrs".lstrip("/"), {}))
         for path, variables in groups.items()
     }
+
+
+def add_fill_value(attributes: dict[str, Any], fill: Any, dtype: np.dtype[Any]) -> None:
+    """Say in the attributes of an array what marks a missing value.
+
+    Zarr version 2 says it by ``fill_value``, and that is what xarray reads there; in version 3 it
+    reads the attribute ``_FillValue`` alone.
+
+    Parameters
+    ----------
+    attributes : dict
+        Of the array; an attribute of that name that is text already stays as it is.
+    fill : object
+        The fill value of version 2; None for none.
+    dtype : numpy.dtype
+        Of the array.
+    """
+    present = attributes.get(_FILL)
+    marked = present if fill is None else fill
+    if marked is None or (isinstance(present, str) and dtype.kind == "f"):
+        return
+    if dtype.kind in "iuf":
+        attributes[_FILL] = encode_cf_fill_value(dtype.type(marked), dtype)
+    elif dtype.kind == "b":
+        attributes[_FILL] = bool(marked)
 
 
 def _arrays_in(documents: _Documents) -> Iterator[tuple[str, Any]]:

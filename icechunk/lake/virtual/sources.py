@@ -79,6 +79,12 @@ class Source:
         scheme, _, rest = self.url.partition("://")
         return f"{scheme}://{rest.partition('/')[0]}/"
 
+    @property
+    def key(self) -> str:
+        """What follows the bucket; of a local file its path, both without a ``/`` at the start."""
+        path = self.filesystem_path() if self.scheme == "file" else self.url[len(self.bucket) :]
+        return path.strip("/")
+
     def filesystem_path(self) -> str:
         """Return the path of a local file."""
         return url2pathname(urlsplit(self.url).path)
