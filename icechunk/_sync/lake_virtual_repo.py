@@ -32,13 +32,15 @@ class VirtualRepoTwins:
         path : str
             Group in the repository.
         **kwargs
-            ``storage_options``, ``concat_dim``, ``append_dim``, ``parallel``; the rest as
-            `virtualizarr.open_virtual_dataset` takes it, and ``group`` in the file.
+            ``storage_options``, ``concat_dim``, ``append_dim``, ``replace``, ``parallel``; the rest
+            as `virtualizarr.open_virtual_dataset` takes it, and ``group`` in the file.
 
         Raises
         ------
         InvalidInputError
-            Kind ``invalid-virtual-ref``; not such a file, or in a place no container is for.
+            Kind ``invalid-virtual-ref``; not such a file, or in a place no container is for. Kind
+            ``not-allowed``; files that do not go together or with what is there, or arrays that
+            are there and no ``replace``.
         StorageError
             It cannot be read.
         """
@@ -79,7 +81,7 @@ class VirtualRepoTwins:
             dimensions of the coarser ones are ``Y_1``, ``X_1`` and so on, because xarray opens no
             group in which a dimension has two lengths.
         **kwargs
-            ``storage_options``, ``concat_dim``, ``append_dim``, ``parallel``.
+            ``storage_options``, ``concat_dim``, ``append_dim``, ``replace``, ``parallel``.
         """
         return run(self._async.add_virtual_tiff(tiff_uri, path, name, **kwargs))
 
@@ -94,8 +96,8 @@ class VirtualRepoTwins:
         path : str
             Group in the repository; groups in the references go below it.
         **kwargs
-            ``append_dim``, and ``reference_options`` for fsspec, to get at what they point to; the
-            rest is for fsspec, to get at a file of references.
+            ``append_dim``, ``replace``, and ``reference_options`` for fsspec, to get at what they
+            point to; the rest is for fsspec, to get at a file of references.
 
         Raises
         ------

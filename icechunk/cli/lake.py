@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
@@ -16,7 +17,7 @@ from icechunk.cli.app import command
 from icechunk.cli.console import Output
 from icechunk.cli.exits import CommandError, ExitCode
 from icechunk.cli.options import AsJson, StorageOptions, parse_pairs
-from icechunk.errors import ErrorKind, RepositoryNotFoundError
+from icechunk.errors import ErrorKind, RepositoryNotFoundError, StorageError
 from icechunk.lake.client import Client
 from icechunk.lake.names import RepoName
 from icechunk.lake.virtual.requests import VirtualRequest, add_files
@@ -69,7 +70,7 @@ def ls(
       icechunk lake ls my-lake
       icechunk lake ls s3://bucket/lake ocean --filter "level == `3`"
     """
-    entries = _client(root, storage_option).list_repos(org, filter_metadata=filter_metadata)
+    entries = _existing(root, storage_option).list_repos(org, filter_metadata=filter_metadata)
     data = [entry.to_dict() for entry in entries]
     Output.from_streams(as_json=as_json).show(data, _entries(entries))
 
@@ -96,11 +97,11 @@ def create(
     name: Name,
     *,
     description: Annotated[
-        str | None, typer.Option("--description", "-d", metavar="TEXT", help="For people.")
+        str | None, typer.Option("--description", metavar="TEXT", help="For people.")
     ] = None,
     metadata: Annotated[
         list[str] | None,
-        typer.Option("--metadata", "-m", metavar="KEY=VALUE", help="To filter by. Repeatable."),
+        typer.Option("--metadata", metavar="KEY=VALUE", help="To filter by. Repeatable."),
     ] = None,
     as_json: AsJson = False,
     storage_option: StorageOptions = None,
@@ -109,7 +110,7 @@ def create(
 
     For example:
       icechunk lake create my-lake ocean/sst
-      icechunk lake create my-lake ocean/sst -d "sea surface temperature" -m level=3
+      icechunk lake create my-lake ocean/sst --description "sea surface" --metadata level=3
     """
     client = _client(root, storage_option)
     facts = {key: _decoded(value) for key, value in parse_pairs(metadata, "--metadata").items()}
@@ -146,7 +147,7 @@ def delete(
     For example:
       icechunk lake delete my-lake ocean/sst --confirm ocean/sst
     """
-    client = _client(root, storage_option)
+    client = _existing(root, storage_option)
     if confirm is None:
         if not sys.stdin.isatty():
             raise CommandError(
@@ -242,8 +243,10 @@ def virtualize(
                        show_default=False),
     ],
     *,
-    path: Annotated[
-        str, typer.Option("--path", "-p", metavar="PATH", help="Group to add to.")
+    group: Annotated[
+        str,
+        typer.Option("--group", "-g", metavar="PATH",
+                     help="Group to add to; the root when omitted."),
     ] = "",
     file_format: Annotated[
         str | None,
@@ -256,13 +259,20 @@ def virtualize(
     ] = None,
     append_dim: Annotated[
         str | None,
-        typer.Option("--append-dim", metavar="DIM", help="Follow what is there along a dimension."),
+        typer.Option("--append-dim", metavar="DIM",
+                     help="Follow what is there along a dimension; creates what is not."),
     ] = None,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Put them in the place of arrays that are there."),
+    ] = False,
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="Of the array of a TIFF file.")
     ] = None,
     branch: Annotated[str, typer.Option("--branch", "-b", metavar="NAME")] = "main",
-    message: Annotated[str | None, typer.Option("--message", "-m", metavar="TEXT")] = None,
+    message: Annotated[
+        str | None, typer.Option("--message", "-m", metavar="TEXT", help="Commit message.")
+    ] = None,
     as_json: AsJson = False,
     storage_option: StorageOptions = None,
     source_option: Annotated[
@@ -275,7 +285,8 @@ def virtualize(
 
     For example:
       icechunk virtualize data.nc my-repo
-      icechunk virtualize day1.nc day2.nc my-repo --concat-dim time --path sst
+      icechunk virtualize day1.nc day2.nc my-repo --concat-dim time --group sst
+      icechunk virtualize day3.nc my-repo --append-dim time --group sst
       icechunk virtualize s3://bucket/scene.tif my-repo --name image --source-option anon=true
     """
     *sources, repo = files
@@ -292,20 +303,32 @@ def virtualize(
     request = VirtualRequest(
         files=tuple(sources),
         format_name=file_format,
-        path=path,
+        path=group,
         concat_dim=concat_dim,
         append_dim=append_dim,
+        replace=replace,
         array_name=name,
         source_options=parse_pairs(source_option, "--source-option"),
     )
+    if Path(repo).is_file():
+        raise CommandError(
+            f"{repo} is a file, and no repository",
+            "The repository comes last: icechunk virtualize FILES... REPO",
+            ExitCode.USAGE,
+        )
     storage = storage_for_url(repo, **parse_pairs(storage_option, "--storage-option"))
-    done = add_files(storage, request, branch=branch, message=message)
+    try:
+        done = add_files(storage, request, branch=branch, message=message)
+    except StorageError as error:
+        if error.kind != ErrorKind.OBJECT_NOT_FOUND:
+            raise
+        raise CommandError(error.message, code=ExitCode.NOT_FOUND) from error
     output = Output.from_streams(as_json=as_json)
     if as_json:
         output.show(done.to_dict(), "")
     output.done(
         f"{count_text(len(sources), 'file')}, {count_text(done.references, 'reference')} in "
-        f"/{path.strip('/')} of {repo}: commit {done.commit}"
+        f"/{group.strip('/')} of {repo}: commit {done.commit}"
     )
     for prefix in done.prefixes:
         output.say(f"  chunks are read from {prefix}")
@@ -315,8 +338,20 @@ def _client(root: str, storage_option: list[str] | None) -> Client:
     return Client(root, **parse_pairs(storage_option, "--storage-option"))
 
 
-def _repo(root: str, name: str, storage_option: list[str] | None) -> Repo:
+def _existing(root: str, storage_option: list[str] | None) -> Client:
     client = _client(root, storage_option)
+    if not client.exists():
+        raise CommandError(
+            f"there is no lake at {root}",
+            f"Check the place. The first repository makes a lake: icechunk lake create {root} "
+            "ORG/NAME",
+            ExitCode.NOT_FOUND,
+        )
+    return client
+
+
+def _repo(root: str, name: str, storage_option: list[str] | None) -> Repo:
+    client = _existing(root, storage_option)
     try:
         return client.get_repo(name)
     except RepositoryNotFoundError as error:

@@ -69,6 +69,18 @@ class AsyncClient:
     def __repr__(self) -> str:
         return f"<icechunk.lake.{type(self).__name__} {self._root.storage().description}>"
 
+    async def exists(self) -> bool:
+        """Say whether there is a lake at the root: its first repository makes it.
+
+        Raises
+        ------
+        FormatError
+            What is there is no catalog.
+        StorageError
+            The place cannot be read.
+        """
+        return await self._root.exists()
+
     async def create_repo(
         self,
         name: str,
@@ -139,9 +151,10 @@ class AsyncClient:
         Raises
         ------
         RepositoryNotFoundError
-            Kind ``repository-not-found``; the message lists those there are.
+            Kind ``repository-not-found``; the message lists those there are, or says that there is
+            no lake.
         """
-        entry = (await self._root.read()).entry(RepoName.parse(name))
+        entry = await self._entry(name)
         repository = await Repository.open_async(
             self._root.storage(entry.location), config, authorize_virtual_chunk_access
         )
@@ -176,7 +189,7 @@ class AsyncClient:
     async def list_repos(
         self, org: str | None = None, *, filter_metadata: str | Mapping[str, Any] | None = None
     ) -> Sequence[RepoEntry]:
-        """Return the repositories of the lake, by name.
+        """Return the repositories of the lake, by name; none where no lake is, see `exists`.
 
         Parameters
         ----------
@@ -211,7 +224,7 @@ class AsyncClient:
 
     async def get_metadata(self, name: str) -> dict[str, Any]:
         """Return the metadata of a repository; raises as `get_repo`."""
-        return dict((await self._root.read()).entry(RepoName.parse(name)).metadata)
+        return dict((await self._entry(name)).metadata)
 
     async def set_metadata(self, name: str, metadata: Mapping[str, Any]) -> None:
         """Replace the metadata of a repository; raises as `get_repo`."""
@@ -227,6 +240,15 @@ class AsyncClient:
             return catalog.with_metadata(repo_name, {**present, **plain})
 
         return dict((await self._root.change(edit)).entry(repo_name).metadata)
+
+    async def _entry(self, name: str) -> RepoEntry:
+        repo_name, catalog = RepoName.parse(name), await self._root.read()
+        if not catalog.repos and not await self._root.exists():
+            raise RepositoryNotFoundError(
+                f"no repository {name}: there is no lake at {self.root} yet. If the place is "
+                f"right, client.create_repo({name!r}) makes both."
+            )
+        return catalog.entry(repo_name)
 
     async def delete_repo(self, name: str, *, confirm: str) -> None:
         """Delete a repository with everything in it; there is no way back.

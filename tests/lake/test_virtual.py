@@ -459,7 +459,7 @@ def test_the_command_line(tmp_path, monkeypatch):
     opened = xr.open_zarr(repository.readonly_session("main").store, consolidated=False)
     xr.testing.assert_equal(opened.load(), xr.concat([month(n) for n in range(3)], "time"))
     run_command("virtualize", "r", code=2)
-    run_command("virtualize", "nothing.nc", "r", code=1)
+    run_command("virtualize", "nothing.nc", "r", code=3)
     run_command("virtualize", *paths, "r", "--format", "nonsense", code=2)
 
 
@@ -475,8 +475,18 @@ def test_lake_commands(tmp_path, monkeypatch):
         assert done.exit_code == code, done.output
         return done.stdout
 
-    assert "no repositories" in run_command("ls", "L")
-    made = json.loads(run_command("create", "L", "a/b", "-m", "level=3", "-d", "words", "--json"))
+    for command in (
+        ["ls", "L"],
+        ["ls", "L", "--json"],
+        ["tree", "L", "a/b"],
+        ["sessions", "L", "a/b"],
+    ):
+        run_command(*command, code=3)
+    made = json.loads(
+        run_command(
+            "create", "L", "a/b", "--metadata", "level=3", "--description", "words", "--json"
+        )
+    )
     assert made["metadata"] == {"level": 3}
     run_command("create", "L", "a/b", code=4)
     run_command("create", "L", "nonsense", code=2)
@@ -498,3 +508,4 @@ def test_lake_commands(tmp_path, monkeypatch):
     run_command("delete", "L", "a/b", "--confirm", "a/c", code=2)
     run_command("delete", "L", "a/b", "--confirm", "a/b")
     assert json.loads(run_command("ls", "L", "--json")) == []
+    assert "no repositories" in run_command("ls", "L")

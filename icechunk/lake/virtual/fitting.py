@@ -19,6 +19,15 @@ from zarr.errors import GroupNotFoundError
 from icechunk.inputs.joining import PACKING
 from icechunk.inputs.prepare import is_nan
 from icechunk.inputs.problems import InputError, Reason
+from icechunk.lake.virtual.growing import (
+    decoded,
+    equal,
+    is_scalar_at_hand,
+    no_dimension,
+    replaced,
+    times_as_stored,
+    with_values_along,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -110,7 +119,7 @@ def fitted(
         return Fitted(dataset, None, ())
     there = _opened(store, path, arrays, dataset)
     if append_dim is not None:
-        return _following(dataset, arrays, there, path, append_dim)
+        return _following(decoded(dataset), arrays, there, path, append_dim)
     return _beside(dataset, arrays, there, path, replace=replace)
 
 
@@ -123,29 +132,20 @@ def group_at(store: IcechunkStore, path: str) -> zarr.Group | None:
         There is an array at the path, or above it.
     """
     parts = path.split("/") if path else []
-    node: zarr.Group | zarr.Array[Any] | None = None
+    group: zarr.Group | None = None
     for depth in range(len(parts) + 1):
         try:
             node = zarr.open(store, path="/".join(parts[:depth]), mode="r", zarr_format=3)
         except (FileNotFoundError, GroupNotFoundError):
-            node = None
-            continue
+            return None
         if isinstance(node, zarr.Array):
             raise InputError(
                 f"/{'/'.join(parts[:depth])} is an array, so no group can be at /{path}",
                 "Give the path of a group.",
                 Reason.CONFLICT,
             )
-    return node
-
-
-def no_dimension(what: str, dim: str, dataset: xr.Dataset) -> InputError:
-    """Return the error for a dimension that a dataset does not have."""
-    return InputError(
-        f"{dim!r} is no dimension or coordinate of {what}",
-        f"Its dimensions are: {', '.join(map(str, dataset.dims)) or 'none'}.",
-        Reason.USAGE,
-    )
+        group = node
+    return group
 
 
 def _following(
@@ -164,8 +164,14 @@ def _following(
             f"There are: {', '.join(sorted(arrays))}. Give another path, or another dimension.",
             Reason.CONFLICT,
         )
+    single = [
+        str(name)
+        for name, variable in dataset.variables.items()
+        if name in growing and is_scalar_at_hand(variable)
+    ]
+    dataset = with_values_along(dataset, single, dim)
     _check_same_names(_growing(dataset, dim), "what is to be appended", growing, where)
-    kept = []
+    kept, counted = [], {}
     for name in map(str, dataset.variables):
         if name not in arrays:
             continue
@@ -175,10 +181,11 @@ def _following(
         else:
             ours, theirs = (variable, "what is to be appended"), (there[name].variable, where)
             _check_variable(name, ours, theirs, dim)
+            counted[name] = times_as_stored(name, variable, array.attrs.asdict(), array.dtype)
         if dim not in variable.dims:
             kept.append(name)
     _check_new_values(dataset, there, dim, where)
-    return Fitted(dataset.drop_vars(kept), dim, ())
+    return Fitted(replaced(dataset, counted).drop_vars(kept), dim, ())
 
 
 def _beside(
@@ -191,13 +198,14 @@ def _beside(
 ) -> Fitted:
     """Return what is new in a group; coordinates it has already are left out."""
     shared = [str(name) for name in dataset.variables if str(name) in arrays]
-    equal = [
+    values = decoded(dataset)
+    present = [
         name
         for name in shared
         if not isinstance(dataset[name].data, ManifestArray)
-        and _same(dataset[name].variable, there[name].variable)
+        and equal(values[name].variable, there[name].variable)
     ]
-    clashing = sorted(set(shared) - set(equal))
+    clashing = sorted(set(shared) - set(present))
     if clashing and not replace:
         raise InputError(
             f"in /{path} of {_THERE} there are already: {', '.join(clashing)}",
@@ -215,7 +223,7 @@ def _beside(
                     "A dimension has one length in a group. Give another path.",
                     Reason.CONFLICT,
                 )
-    return Fitted(dataset.drop_vars(equal), None, tuple(clashing))
+    return Fitted(dataset.drop_vars(present), None, tuple(clashing))
 
 
 def _growing(dataset: xr.Dataset, dim: str) -> set[str]:
@@ -242,7 +250,9 @@ def _check_variable(
 ) -> None:
     """Refuse a variable that differs from one of another dataset in more than its values."""
     (ours, new_name), (theirs, base_name) = new, base
-    _check_dims(name, (ours.dims, ours.shape, new_name), (theirs.dims, theirs.shape, base_name), dim)
+    _check_dims(
+        name, (ours.dims, ours.shape, new_name), (theirs.dims, theirs.shape, base_name), dim
+    )
     virtual = isinstance(ours.data, ManifestArray)
     if virtual != isinstance(theirs.data, ManifestArray):
         raise InputError(
@@ -259,7 +269,7 @@ def _check_variable(
     if ours.attrs.get("units") != theirs.attrs.get("units"):
         raise _difference(name, "units", (ours.attrs.get("units"), new_name),
                           (theirs.attrs.get("units"), base_name))  # fmt: skip
-    if dim not in ours.dims and not _same(ours, theirs):
+    if dim not in ours.dims and not equal(ours, theirs):
         raise InputError(
             f"{name}: its values in {new_name} are not those in {base_name}",
             f"Only what lies along {dim} can differ between what is joined.",
@@ -355,7 +365,9 @@ def _opened(
     store: IcechunkStore, path: str, arrays: Mapping[str, zarr.Array[Any]], dataset: xr.Dataset
 ) -> xr.Dataset:
     """Return the arrays of a group whose values are compared, decoded as the dataset's are."""
-    compared = {str(n) for n, v in dataset.variables.items() if not isinstance(v.data, ManifestArray)}
+    compared = {
+        str(n) for n, v in dataset.variables.items() if not isinstance(v.data, ManifestArray)
+    }
     opened: xr.Dataset = xr.open_dataset(
         store,  # type: ignore[arg-type] # xarray's annotation knows no stores of zarr
         engine="zarr",
@@ -375,12 +387,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     return value.tolist() if isinstance(value, np.ndarray) else value
-
-
-def _same(one: xr.Variable, other: xr.Variable) -> bool:
-    if one.dims != other.dims or one.shape != other.shape:
-        return False
-    return bool(one.equals(other))
 
 
 def _difference(

@@ -34,6 +34,9 @@ _GRIB_MAGIC: Final = b"GRIB"
 _TIFF_MAGIC: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MAGIC_BYTES: Final = 8
 _ONE_SLASH: Final = re.compile(r"\Afile:/(?!/)")
+_DROPPING: Final = {"hdf", "netcdf"}
+"""Formats whose parser need not be able to read what is to be left out."""
+
 _LOADING: Final = {"loadable_variables", "decode_times"}
 
 
@@ -47,14 +50,19 @@ def open_source(format_name: str, source: Source, options: dict[str, Any]) -> xr
     source : Source
         The file.
     options : dict
-        For the parser.
+        For the parser; ``drop_variables`` names what to leave out.
 
     Raises
     ------
     InvalidInputError
         Kind ``invalid-virtual-ref``; it is of another format, or cannot be referred to.
     """
-    return _OPENERS[format_name](source, options)
+    dropped = options.get("drop_variables") or ()
+    dropped = [dropped] if isinstance(dropped, str) else list(dropped)
+    if format_name not in _DROPPING:
+        options.pop("drop_variables", None)
+    opened = _OPENERS[format_name](source, options)
+    return opened.drop_vars(dropped, errors="ignore")
 
 
 def format_of(source: Source) -> str:
@@ -86,6 +94,7 @@ def _hdf(source: Source, options: dict[str, Any]) -> xr.Dataset:
 def _netcdf(source: Source, options: dict[str, Any]) -> xr.Dataset:
     if not source.first_bytes(_MAGIC_BYTES).startswith(_NETCDF3_MAGIC):
         return _hdf(source, options)
+    options.pop("drop_variables", None)
     loading = {name: options.pop(name) for name in _LOADING & options.keys()}
     # kerchunk's reader of netCDF-3, because VirtualiZarr's gives up at a fill value that is not of
     # the variable's type, which real files have. No value can be equal to that, so it is left out.
@@ -106,7 +115,7 @@ def _netcdf(source: Source, options: dict[str, Any]) -> xr.Dataset:
         attributes = _plain(variable._attributes)  # noqa: SLF001
         places[f"{name}/.zattrs"] = {**attributes, "_ARRAY_DIMENSIONS": list(variable.dimensions)}
         if "_FillValue" in attributes:
-            document = json.loads(places[f"{name}/.zarray"])
+            document = json.loads(str(places[f"{name}/.zarray"]))
             places[f"{name}/.zarray"] = {**document, "fill_value": attributes["_FillValue"]}
     places[".zattrs"] = _plain(reader._attributes)  # noqa: SLF001
     virtual = load_references({"version": 1, "refs": places})[""]
@@ -166,7 +175,7 @@ def _fill_values(store: Any, key: str, group: str | None) -> dict[str, Any]:
     """Return the fill values of the arrays of a Zarr version 2 group; none of version 3."""
     path = "/".join(part for part in (key, group) if part)
     opened = zarr.open_group(zarr.storage.ObjectStore(store, read_only=True), path=path, mode="r")
-    if opened.metadata.zarr_format != 2:  # noqa: PLR2004 # the version's number
+    if opened.metadata.zarr_format != 2:
         return {}
     return {name: array.metadata.fill_value for name, array in opened.arrays()}
 

@@ -170,7 +170,12 @@ class Source:
     def _filesystem(self) -> tuple[AbstractFileSystem, str]:
         if self.scheme == "file":  # fsspec takes these URLs as they are, with their %20
             return fsspec.filesystem("file", **self.options), self.filesystem_path()
-        return url_to_fs(self.url, **self.options)  # type: ignore[no-any-return]
+        try:
+            return url_to_fs(self.url, **self.options)  # type: ignore[no-any-return]
+        except (ValueError, ImportError) as e:  # no such protocol, or its package is missing
+            raise InvalidInputError(
+                f"cannot reach {self.url} through fsspec: {e}.", ErrorKind.CANNOT_PARSE_URL
+            ) from e
 
     def registry(self) -> ObjectStoreRegistry[Any]:
         """Return how VirtualiZarr's parsers read the source."""

@@ -7,18 +7,26 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import dask
+import numpy as np
 import xarray as xr
 import zarr
 from virtualizarr.writers.icechunk import virtual_dataset_to_icechunk
 
 from icechunk.inputs.problems import InputError, Reason
-from icechunk.lake.virtual.fitting import Fitted, check_joinable, no_dimension
+from icechunk.lake.virtual.fitting import check_joinable
 from icechunk.lake.virtual.formats import open_source
+from icechunk.lake.virtual.growing import (
+    varying_scalars,
+    virtual_scalars,
+    with_dimension,
+    with_values_along,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from icechunk.lake.virtual.fitting import Fitted
     from icechunk.lake.virtual.sources import Source
     from icechunk.store import IcechunkStore
 
@@ -74,36 +82,44 @@ def open_sources(
             else "Give at least one.",
             Reason.USAGE,
         )
+    arguments = [(format_name, source, dict(options), dim) for source in sources]
     if parallel and len(sources) > 1:
         task = dask.delayed(_looked_at, pure=False)
-        looked = dask.compute(*[task(format_name, source, dict(options)) for source in sources])
+        looked = dask.compute(*[task(*each) for each in arguments])
     else:
-        looked = tuple(_looked_at(format_name, source, dict(options)) for source in sources)
+        looked = tuple(_looked_at(*each) for each in arguments)
     modified_by = _modified_by([when for _, when in looked])
     if dim is None:
         return looked[0][0], modified_by
-    parts = [
-        (source.url, _with_dimension(part, dim, source.url))
-        for source, (part, _) in zip(sources, looked, strict=True)
-    ]
-    return _joined(parts, dim), modified_by
+    parts = [part for part, _ in looked]
+    return _joined(parts, [source.url for source in sources], dim), modified_by
 
 
 def _looked_at(
-    format_name: str, source: Source, options: dict[str, Any]
+    format_name: str, source: Source, options: dict[str, Any], dim: str | None
 ) -> tuple[xr.Dataset, datetime | None]:
     # The time before the contents: a change between the two is then noticed by whoever reads.
     when = source.modified_at()
-    return open_source(format_name, source, options), when
+    opened = open_source(format_name, source, dict(options))
+    if dim is None:
+        return opened, when
+    scalars = virtual_scalars(opened)
+    if dim in scalars:  # it is one step, and only a value can say which
+        loaded = [str(n) for n, v in opened.variables.items() if isinstance(v.data, np.ndarray)]
+        again = {**options, "loadable_variables": [*loaded, *scalars]}
+        opened = open_source(format_name, source, again)
+    return with_dimension(opened, dim, source.url), when
 
 
-def _joined(parts: Sequence[tuple[str, xr.Dataset]], dim: str) -> xr.Dataset:
+def _joined(parts: Sequence[xr.Dataset], names: Sequence[str], dim: str) -> xr.Dataset:
     if len(parts) == 1:
-        return parts[0][1]
-    check_joinable(parts, dim)
+        return parts[0]
+    varying = varying_scalars(parts)
+    grown = [with_values_along(part, varying, dim) for part in parts]
+    check_joinable(list(zip(names, grown, strict=True)), dim)
     try:
         joined: xr.Dataset = xr.concat(
-            [part for _, part in parts],
+            grown,
             dim=dim,
             data_vars="minimal",
             coords="minimal",
@@ -112,17 +128,9 @@ def _joined(parts: Sequence[tuple[str, xr.Dataset]], dim: str) -> xr.Dataset:
             combine_attrs="override",
         )
     except (ValueError, NotImplementedError) as e:
-        raise InputError(f"these files cannot be joined along {dim}: {e}", None, Reason.CONFLICT) from e
+        what = f"these files cannot be joined along {dim}: {e}"
+        raise InputError(what, None, Reason.CONFLICT) from e
     return joined
-
-
-def _with_dimension(part: xr.Dataset, dim: str, name: str) -> xr.Dataset:
-    """Return a file's dataset with the dimension, where its files are one step each."""
-    if dim in part.dims:
-        return part
-    if dim in part.coords:
-        return part.expand_dims(dim)
-    raise no_dimension(name, dim, part)
 
 
 def _modified_by(times: Sequence[datetime | None]) -> datetime | None:
