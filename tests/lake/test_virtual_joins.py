@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import eccodes
 import fsspec
@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 import xarray as xr
+from fsspec.implementations.memory import MemoryFileSystem
 from kerchunk.hdf import SingleHdf5ToZarr
 
 from icechunk.errors import InvalidInputError, StorageError
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 DAY = np.timedelta64(1, "D")
 
 
-def write(  # noqa: PLR0913 # what files differ in
+def write(  # what files differ in
     path: Path,
     first_day: int,
     *,
@@ -216,7 +217,7 @@ def test_files_that_are_one_step_each(repo: Repo, tmp_path: Path, engine: str) -
 
 def test_grib_files_of_one_message_each(repo: Repo, tmp_path: Path) -> None:
     source, paths = data_file("era5-2mt-2019-03-uk.grib"), []
-    with open(source, "rb") as file:  # noqa: PTH123 # ecCodes asks for the descriptor
+    with open(source, "rb") as file:  # ecCodes asks for the descriptor
         for number in range(4):
             message = eccodes.codes_grib_new_from_file(file)
             path = tmp_path / f"{number}.grib"
@@ -343,8 +344,32 @@ def test_a_change_while_a_file_is_looked_at_is_noticed(
     assert caught.value.kind == "virtual-chunk-modified"
 
 
-def test_a_file_system_in_memory(repo: Repo, tmp_path: Path) -> None:
-    path = write(tmp_path / "a.nc", 0)
-    fsspec.filesystem("memory").put_file(path, "/folder/a.nc")
-    repo.add_virtual_netcdf("memory://folder/a.nc", "g")
-    np.testing.assert_array_equal(repo.to_xarray("g").t[:, 0], [0, 1])
+def test_memory_is_no_place_for_references(repo: Repo) -> None:
+    with pytest.raises(InvalidInputError, match="this process's memory"):
+        repo.add_virtual_netcdf("memory://folder/a.nc", "g")
+
+
+class _Shelf(MemoryFileSystem):  # type: ignore[misc] # fsspec has no annotations
+    """A file system that only fsspec knows."""
+
+    protocol = "shelf"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return "/" + path.removeprefix("shelf://").strip("/")
+
+
+def test_a_file_system_that_only_fsspec_knows(repo: Repo, client: Client, tmp_path: Path) -> None:
+    fsspec.register_implementation("shelf", _Shelf, clobber=True)
+    shelf = fsspec.filesystem("shelf")
+    for name, day in (("a", 0), ("b", 2)):
+        shelf.put_file(write(tmp_path / f"{name}.nc", day), f"/folder/{name}.nc")
+    files = ["shelf://folder/a.nc", "shelf://folder/b.nc"]
+    repo.add_virtual_netcdf(files, "g", concat_dim="time")
+    repo.commit("from a shelf")
+    np.testing.assert_array_equal(repo.to_xarray("g").t[:, 0], np.arange(4))
+    (prefix,) = repo.repository.config.virtual_chunk_containers
+    later = client.get_repo(repo.name, authorize_virtual_chunk_access={prefix: None})
+    np.testing.assert_array_equal(later.to_xarray("g").t[:, 0], np.arange(4))

@@ -59,6 +59,12 @@ class Source:
                 "s3://bucket/file.nc; a chain of file systems is no place for chunks.",
                 ErrorKind.CANNOT_PARSE_URL,
             )
+        if scheme == "memory":
+            raise InvalidInputError(
+                f"cannot refer to {text!r}: whoever reads the references could not find what is in "
+                "this process's memory. Write the file to a disk or a bucket first.",
+                ErrorKind.CANNOT_PARSE_URL,
+            )
         return cls(f"{_SCHEMES.get(scheme, scheme)}://{rest}", options or {})
 
     @property
