@@ -317,6 +317,8 @@ def test_places_that_are_none(repo: Repo, tmp_path: Path) -> None:
         repo.add_virtual_netcdf(write(tmp_path / "c.nc", 2), "f", append_dim="time")
     with pytest.raises(InvalidInputError, match="cannot reach nosuch://"):
         repo.add_virtual_netcdf("nosuch://a/b.nc", "n")
+    with pytest.raises(InvalidInputError, match="no Zarr group"):
+        repo.add_virtual_zarr(str(tmp_path), "n")
     with pytest.raises(InvalidInputError, match="0 files"):
         repo.add_virtual_netcdf([], "n")
 
@@ -359,6 +361,20 @@ class _Shelf(MemoryFileSystem):  # type: ignore[misc] # fsspec has no annotation
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
         return "/" + path.removeprefix("shelf://").strip("/")
+
+
+class _Broken(_Shelf):
+    protocol = "broken"
+
+    def cat_file(self, *_: Any, **__: Any) -> bytes:
+        raise RuntimeError("no credentials\nand much more")
+
+
+def test_errors_of_a_file_system_are_ours(repo: Repo) -> None:
+    fsspec.register_implementation("broken", _Broken, clobber=True)
+    for add in (repo.add_virtual_netcdf, repo.add_virtual_grib):
+        with pytest.raises(StorageError, match=r"cannot read broken://a/b: no credentials\. Check"):
+            add("broken://a/b", "n")
 
 
 def test_a_file_system_that_only_fsspec_knows(repo: Repo, client: Client, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from obspec_utils.registry import ObjectStoreRegistry
 from virtualizarr import open_virtual_dataset
 from virtualizarr.manifests import ManifestArray, ManifestGroup, ManifestStore
 from virtualizarr.parsers import HDFParser, ZarrParser
+from zarr.errors import GroupNotFoundError
 
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.lake.virtual.grib import open_grib
@@ -160,10 +161,13 @@ def _zarr(source: Source, options: dict[str, Any]) -> xr.Dataset:
         store = obstore.store.from_url(source.bucket, **source.obstore_options())
         registry = ObjectStoreRegistry({source.bucket.rstrip("/"): store})
     group = options.pop("group", None)
+    try:
+        fills = _fill_values(store, source.key, group)
+    except obstore.exceptions.BaseError as e:
+        raise source.unread(e) from e
 
     def parsed(url: str, registry: ObjectStoreRegistry[Any]) -> ManifestStore:
-        found = ZarrParser(group=group)(url, registry)
-        return _with_fill_values(found, _fill_values(store, source.key, group))
+        return _with_fill_values(ZarrParser(group=group)(url, registry), fills)
 
     opened: xr.Dataset = open_virtual_dataset(source.url, registry, parsed, **options)
     # Earlier releases of VirtualiZarr write file:/data for file:///data.
@@ -174,7 +178,13 @@ def _zarr(source: Source, options: dict[str, Any]) -> xr.Dataset:
 def _fill_values(store: Any, key: str, group: str | None) -> dict[str, Any]:
     """Return the fill values of the arrays of a Zarr version 2 group; none of version 3."""
     path = "/".join(part for part in (key, group) if part)
-    opened = zarr.open_group(zarr.storage.ObjectStore(store, read_only=True), path=path, mode="r")
+    reader = zarr.storage.ObjectStore(store, read_only=True)
+    try:
+        opened = zarr.open_group(reader, path=path, mode="r")
+    except GroupNotFoundError as e:
+        raise InvalidInputError(
+            f"there is no Zarr group at {path} of the store.", ErrorKind.INVALID_VIRTUAL_REF
+        ) from e
     if opened.metadata.zarr_format != 2:
         return {}
     return {name: array.metadata.fill_value for name, array in opened.arrays()}

@@ -96,9 +96,12 @@ class Source:
         return url2pathname(urlsplit(self.url).path)
 
     def is_directory(self) -> bool:
-        """Say whether it is a directory, as a Zarr store is."""
+        """Say whether it is a directory, as a Zarr store is; raises as `first_bytes`."""
         filesystem, path = self._filesystem()
-        return bool(filesystem.isdir(path))
+        try:
+            return bool(filesystem.isdir(path))
+        except Exception as e:  # each file system of fsspec has errors of its own
+            raise self.unread(e) from e
 
     def download(self, target: Path) -> None:
         """Copy the file to a local one."""
@@ -152,15 +155,19 @@ class Source:
         filesystem, path = self._filesystem()
         try:
             data: bytes = filesystem.cat_file(path, start=0, end=count)
-        except (OSError, ValueError) as e:
-            raise StorageError(
-                f"cannot read {self.url}: {e}. Check the location, and storage_options if it needs "
-                "credentials.",
-                ErrorKind.OBJECT_NOT_FOUND
-                if isinstance(e, FileNotFoundError)
-                else ErrorKind.OBJECT_STORE,
-            ) from e
+        except Exception as e:  # each file system of fsspec has errors of its own
+            raise self.unread(e) from e
         return data
+
+    def unread(self, error: Exception) -> StorageError:
+        """Return what to raise for an error of a library that reads the file."""
+        missing = isinstance(error, FileNotFoundError)
+        what = str(error).strip().partition("\n")[0]
+        return StorageError(
+            f"cannot read {self.url}: {what}. Check the location, and storage_options if it needs "
+            "credentials.",
+            ErrorKind.OBJECT_NOT_FOUND if missing else ErrorKind.OBJECT_STORE,
+        )
 
     def modified_at(self) -> datetime | None:
         """Return when the file was last written, UTC; None where its place does not tell."""
@@ -169,7 +176,7 @@ class Source:
             # Of a Zarr store it is its newest file that counts.
             paths = filesystem.find(path) if self.is_directory() else [path]
             when = [filesystem.modified(path) for path in paths]
-        except (NotImplementedError, OSError, KeyError, AttributeError):
+        except (NotImplementedError, OSError, KeyError, AttributeError, StorageError):
             return None
         return max(map(_as_utc, when), default=None)
 
