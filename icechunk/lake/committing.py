@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from icechunk.core.conflicts import ConflictDetector
+from icechunk.core.history import Fence
 from icechunk.core.merge import ChunkPolicy
 from icechunk.errors import IcechunkError
 from icechunk.ids import id_text, parse_object_id
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 COMMIT_SESSION_KEY: Final = "lake_session"
 """Commit metadata that names the session a commit was made of."""
+
+_FENCE: Final = "lake_fence:"
+"""Repository metadata, followed by a session's id: who took its commit over last."""
 
 _LEASE: Final = timedelta(minutes=2)
 _RENEWAL: Final = timedelta(seconds=30)
@@ -101,12 +105,19 @@ async def commit_session(
         durable.require_usable()
         return None
     async with durable.one_commit, _claim_held(durable):
+        fence = await _fence_of(durable)
         try:
             done = await _found_in_history(durable)
             if done is None:
-                done = await _commit_once(
-                    durable, message, metadata, auto_ff=auto_ff, policy=policy
+                request = CommitRequest(
+                    branch=durable.require_branch(),
+                    message=message,
+                    metadata=metadata,
+                    solver=ConflictDetector() if auto_ff else None,
+                    max_rebases=_REBASES,
+                    fence=fence,
                 )
+                done = await _commit_once(durable, request, policy)
         except IcechunkError:
             done = await _found_in_history(durable)
             if done is None:
@@ -148,26 +159,29 @@ async def _claim_held(durable: DurableSession) -> AsyncIterator[None]:
         await asyncio.wait([renewal])
 
 
+async def _fence_of(durable: DurableSession) -> Fence | None:
+    """Return what stops this commit once another takes it over; stop those begun before this one.
+
+    A claim that ran out while its holder was paused is taken over. Should that fail, the session
+    takes changes again, and the paused commit, which lacks them, must not come after all.
+    """
+    if durable.repository.state.assets.spec_version == 1:
+        return None  # it has no metadata that changes together with its branches
+    key, value = _FENCE + durable.info.session_id, durable.info.fence
+    if value is not None and value.startswith(durable.joiner):
+        await durable.repository.update_metadata_async({key: value})
+    return Fence(key, value)
+
+
 async def _commit_once(
-    durable: DurableSession,
-    message: str,
-    metadata: Mapping[str, Any],
-    *,
-    auto_ff: bool,
-    policy: ChunkPolicy,
+    durable: DurableSession, request: CommitRequest, policy: ChunkPolicy
 ) -> str | None:
     checkout = await _united_checkout(durable, policy)
     if checkout.changes.is_empty():
         return None
     default = durable.repository.state.default_metadata
-    request = CommitRequest(
-        branch=durable.require_branch(),
-        message=message,
-        metadata={**default, **metadata, COMMIT_SESSION_KEY: durable.info.session_id},
-        solver=ConflictDetector() if auto_ff else None,
-        max_rebases=_REBASES,
-    )
-    return id_text(await commit_changes(checkout, request))
+    named = {**default, **request.metadata, COMMIT_SESSION_KEY: durable.info.session_id}
+    return id_text(await commit_changes(checkout, replace(request, metadata=named)))
 
 
 async def _united_checkout(

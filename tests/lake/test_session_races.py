@@ -275,3 +275,43 @@ def test_what_would_be_written_past_the_store_is_refused(repo):
     da.store(source, repo.root_group["t"], lock=False)
     assert repo.commit("through the store") is not None
     assert (repo.root_group["t"][:] == 0).all()
+
+
+def test_a_paused_commit_does_not_come_after_what_it_lacks(client, repo, monkeypatch):
+    """Another took it over, failed and gave the session back; then somebody wrote to it."""
+    session_id, _ = begun(repo)
+    repo.root_group["t"][0, 0] = 5
+    other = joined(client, session_id)
+    commit_changes, now = committing.commit_changes, committing.now
+
+    async def fails(*_args: object) -> None:
+        raise icechunk.StorageError("the network is gone")
+
+    def meanwhile() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(committing, "now", lambda: now() + timedelta(minutes=3))
+            patch.setattr(committing, "commit_changes", fails)
+            with pytest.raises(icechunk.StorageError, match="network"):
+                other.commit("taken over")
+        assert info_of(repo, session_id).state is State.ACTIVE
+        other.root_group["t"][3, 3] = 7
+
+    async def paused(*args: Any) -> object:
+        monkeypatch.setattr(committing, "commit_changes", commit_changes)
+        await asyncio.to_thread(meanwhile)
+        return await commit_changes(*args)
+
+    monkeypatch.setattr(committing, "commit_changes", paused)
+    with pytest.raises(SessionStateError, match="another process took it over"):
+        repo.commit("paused")
+    assert len(client.get_repo("ocean/sst").commit_log) == 2
+    other.commit("everything")
+    array = client.get_repo("ocean/sst").root_group["t"]
+    assert (array[0, 0], array[3, 3]) == (5, 7)
+
+
+def test_a_session_of_an_earlier_release_has_no_fence(repo):
+    _, durable = begun(repo)
+    record = durable.info.to_record()
+    facts = {name: value for name, value in record.facts.items() if name != "fence"}
+    assert SessionInfo.from_record(replace(record, facts=facts)) == durable.info
