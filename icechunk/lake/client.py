@@ -308,17 +308,56 @@ class Client(ClientTwins):
     def __repr__(self) -> str:
         return repr(self._async).replace("AsyncClient", "Client")
 
-    def create_repo(self, name: str, **options: Any) -> Repo:
+    def create_repo(
+        self,
+        name: str,
+        *,
+        description: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        config: RepositoryConfig | None = None,
+        authorize_virtual_chunk_access: VirtualAccess | None = None,
+    ) -> Repo:
         """Make a repository; parameters as `AsyncClient.create_repo`."""
-        return Repo(run(self._async.create_repo(name, **options)))
+        made = self._async.create_repo(
+            name,
+            description=description,
+            metadata=metadata,
+            config=config,
+            authorize_virtual_chunk_access=authorize_virtual_chunk_access,
+        )
+        return Repo(run(made))
 
-    def get_repo(self, name: str, **options: Any) -> Repo:
+    def get_repo(
+        self,
+        name: str,
+        *,
+        config: RepositoryConfig | None = None,
+        authorize_virtual_chunk_access: VirtualAccess | None = None,
+    ) -> Repo:
         """Open a repository; parameters as `AsyncClient.get_repo`."""
-        return Repo(run(self._async.get_repo(name, **options)))
+        opened = self._async.get_repo(
+            name, config=config, authorize_virtual_chunk_access=authorize_virtual_chunk_access
+        )
+        return Repo(run(opened))
 
-    def get_or_create_repo(self, name: str, **options: Any) -> Repo:
+    def get_or_create_repo(
+        self,
+        name: str,
+        *,
+        description: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        config: RepositoryConfig | None = None,
+        authorize_virtual_chunk_access: VirtualAccess | None = None,
+    ) -> Repo:
         """Open or make a repository; parameters as `AsyncClient.get_or_create_repo`."""
-        return Repo(run(self._async.get_or_create_repo(name, **options)))
+        made = self._async.get_or_create_repo(
+            name,
+            description=description,
+            metadata=metadata,
+            config=config,
+            authorize_virtual_chunk_access=authorize_virtual_chunk_access,
+        )
+        return Repo(run(made))
 
 
 def _with_new(catalog: Catalog, entry: RepoEntry) -> Catalog:

@@ -442,9 +442,15 @@ class Repo(RepoTwins, Refs, VirtualRepo):
     def __repr__(self) -> str:
         return repr(self._async).replace("AsyncRepo", "Repo")
 
-    def create_session(self, *args: Any, **kwargs: Any) -> LocalWriteSession | LocalReadSession:
+    def create_session(
+        self,
+        ref: str = "main",
+        for_writing: bool = DEFAULT_IS_WRITE_SESSION,
+        expires_in: timedelta = DEFAULT_EXPIRES_IN,
+        message: str | None = None,
+    ) -> LocalWriteSession | LocalReadSession:
         """Open a session; parameters as `AsyncRepo.create_session`."""
-        return _blocking(run(self._async.create_session(*args, **kwargs)))
+        return _blocking(run(self._async.create_session(ref, for_writing, expires_in, message)))
 
     def join_session(self, session_id: str) -> LocalWriteSession:
         """Join a session; as `AsyncRepo.join_session`."""

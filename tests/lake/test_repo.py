@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 from datetime import timedelta
 
@@ -24,6 +25,48 @@ from icechunk.errors import (
 )
 from icechunk.lake import AsyncRepo, LocalReadSession, Repo
 from tests.lake.conftest import AUTHOR, committed_array, make_array
+
+EMPTY = inspect.Parameter.empty
+
+
+# Of each method in the document, its parameters with their defaults.
+LIFE = timedelta(hours=24)
+CHECKOUT = {"ref": "main", "session_token": None, "for_writing": True, "expires_in": LIFE}
+SESSION = {"ref": "main", "for_writing": True, "expires_in": LIFE, "message": None}
+METHODS: dict[str, dict[str, object]] = {
+    "ping": {},
+    "checkout": CHECKOUT,
+    "commit": {"message": EMPTY, "auto_ff": True, "checkout_for_writing": True},
+    "fast_forward": {},
+    "tag": {"tag_name": EMPTY, "commit_id": None, "message": None},
+    "delete_tag": {"tag_name": EMPTY},
+    "new_branch": {"branch": EMPTY},
+    "delete_branch": {"branch": EMPTY},
+    "list_active_sessions": {},
+    "create_session": SESSION,
+    "join_session": {"session_id": EMPTY},
+    "status": {"limit": 1000},
+    "commit_data": {"refresh": False},
+    "tree": {"prefix": "", "depth": 10, "filter": None},
+    "filter_metadata": {"filter": EMPTY},
+    "add_kerchunk_references": {"refs": EMPTY, "path": EMPTY, "kwargs": EMPTY},
+    "add_virtual_grib": {"grib_uri": EMPTY, "path": EMPTY, "kwargs": EMPTY},
+    "add_virtual_hdf": {"hdf_uri": EMPTY, "path": EMPTY, "kwargs": EMPTY},
+    "add_virtual_netcdf": {"netcdf_uri": EMPTY, "path": EMPTY, "kwargs": EMPTY},
+    "add_virtual_zarr": {"zarr_uri": EMPTY, "path": EMPTY, "kwargs": EMPTY},
+    "add_virtual_tiff": {"tiff_uri": EMPTY, "path": EMPTY, "name": EMPTY, "kwargs": EMPTY},
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("kind", [Repo, AsyncRepo])
+def test_parameters_are_those_of_the_document(kind, name):
+    given = inspect.signature(getattr(kind, name)).parameters
+    found = {key: parameter.default for key, parameter in given.items() if key != "self"}
+    found.pop("on_chunk_conflict", None)  # ours
+    assert found == METHODS[name]
+    assert list(found) == list(METHODS[name])
+    assert inspect.iscoroutinefunction(getattr(kind, name)) is (kind is AsyncRepo)
 
 
 def test_ping_and_what_it_is(client, repo):
