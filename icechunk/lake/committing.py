@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from icechunk.core.conflicts import ConflictDetector
 from icechunk.core.history import Fence
 from icechunk.core.merge import ChunkPolicy
-from icechunk.errors import IcechunkError
+from icechunk.errors import IcechunkError, RefNotFoundError
 from icechunk.ids import id_text, parse_object_id
 from icechunk.lake.durable import checkout_on
 from icechunk.lake.record import State, now
@@ -201,9 +201,12 @@ async def _united_checkout(
 
 async def _found_in_history(durable: DurableSession) -> str | None:
     """Return the commit this session became, if somebody died before noting it."""
-    async for snapshot in durable.repository.async_ancestry(branch=durable.require_branch()):
-        if snapshot.id == durable.info.base:
-            return None
-        if snapshot.metadata.get(COMMIT_SESSION_KEY) == durable.info.session_id:
-            return snapshot.id
+    try:
+        async for snapshot in durable.repository.async_ancestry(branch=durable.require_branch()):
+            if snapshot.id == durable.info.base:
+                return None
+            if snapshot.metadata.get(COMMIT_SESSION_KEY) == durable.info.session_id:
+                return snapshot.id
+    except RefNotFoundError:
+        return None  # the branch was deleted, and its history with it
     return None
