@@ -179,10 +179,27 @@ def test_tiff_that_no_codec_reads(repo, tmp_path):
     for name, why in (("a", "bands"), ("b", "last strip"), ("missing", "cannot read")):
         with pytest.raises((InvalidInputError, StorageError), match=why):
             repo.add_virtual_tiff(str(tmp_path / f"{name}.tif"), "s", "x")
+    grey = {"photometric": "minisblack", "tile": (32, 32)}
+    tifffile.imwrite(tmp_path / "pages.tif", np.zeros((3, 64, 64), "u1"), **grey)
+    with tifffile.TiffWriter(tmp_path / "two.tif") as file:
+        file.write(np.zeros((64, 64), "u1"), **grey)
+        file.write(np.zeros((32, 64), "f4"), **grey)
+    tifffile.imwrite(tmp_path / "bits.tif", np.zeros((64, 64), bool))
+    for name, why in (("pages", "3 images"), ("two", "2 images"), ("bits", "samples have 1 bits")):
+        with pytest.raises(InvalidInputError, match=why):
+            repo.add_virtual_tiff(str(tmp_path / f"{name}.tif"), "s", "x")
     (tmp_path / "c.tif").write_bytes(b"II*\0garbage")
     with pytest.raises(InvalidInputError, match="no TIFF file"):
         repo.add_virtual_tiff(str(tmp_path / "c.tif"), "s", "x")
     assert repo.status().modified_paths == []
+
+
+def test_tiff_without_data(repo, tmp_path):
+    options = {"tile": (16, 16), "extratags": [(42113, "s", 0, "255", True)]}
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((32, 32), "u1"), **options)
+    repo.add_virtual_tiff(str(tmp_path / "a.tif"), "scene", "image")
+    array = repo.root_group["scene/image"]
+    assert (array.fill_value, array.attrs["nodata"]) == (255, 255)
 
 
 # -- kerchunk references ----------------------------------------------------------------------
