@@ -1,27 +1,24 @@
-"""The commands ``lake ...`` and ``virtualize``."""
+"""The commands ``lake ...``."""
 
 from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 from rich.text import Text
 
 from icechunk._trees import NAME, QUIET, clean, node_tree
-from icechunk._units import count_text, time_text
+from icechunk._units import time_text
 from icechunk.cli import render
 from icechunk.cli.app import command
 from icechunk.cli.console import Output
 from icechunk.cli.exits import CommandError, ExitCode
 from icechunk.cli.options import AsJson, StorageOptions, parse_pairs
-from icechunk.errors import ErrorKind, RepositoryNotFoundError, StorageError
+from icechunk.errors import ErrorKind, RepositoryNotFoundError
 from icechunk.lake.client import Client
 from icechunk.lake.names import RepoName
-from icechunk.lake.virtual.requests import VirtualRequest, add_files
-from icechunk.storage.url import storage_for_url
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +44,6 @@ Filter: TypeAlias = Annotated[
     typer.Option("--filter", "-f", metavar="JMESPATH", show_default=False,
                  help='Only what passes this expression, such as "level == `3`".'),
 ]  # fmt: skip
-_FORMATS: Final = ("hdf", "netcdf", "grib", "zarr", "tiff")
 
 lake = typer.Typer(no_args_is_help=True, help="Many repositories under one root.")
 
@@ -234,104 +230,6 @@ def _sessions(found: Sequence[SessionInfo]) -> RenderableType:
             Text(clean(info.message or "")),
         )
     return table
-
-
-def virtualize(
-    files: Annotated[
-        list[str],
-        typer.Argument(metavar="FILES... REPO", help="Files, and the repository last.",
-                       show_default=False),
-    ],
-    *,
-    group: Annotated[
-        str,
-        typer.Option("--group", "-g", metavar="PATH",
-                     help="Group to add to; the root when omitted."),
-    ] = "",
-    file_format: Annotated[
-        str | None,
-        typer.Option("--format", metavar="|".join(_FORMATS), show_default=False,
-                     help="Their format; by how they begin unless given."),
-    ] = None,
-    concat_dim: Annotated[
-        str | None,
-        typer.Option("--concat-dim", metavar="DIM", help="Along which several files follow."),
-    ] = None,
-    append_dim: Annotated[
-        str | None,
-        typer.Option("--append-dim", metavar="DIM",
-                     help="Follow what is there along a dimension; creates what is not."),
-    ] = None,
-    replace: Annotated[
-        bool,
-        typer.Option("--replace", help="Put them in the place of arrays that are there."),
-    ] = False,
-    name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="Of the array of a TIFF file.")
-    ] = None,
-    branch: Annotated[str, typer.Option("--branch", "-b", metavar="NAME")] = "main",
-    message: Annotated[
-        str | None, typer.Option("--message", "-m", metavar="TEXT", help="Commit message.")
-    ] = None,
-    as_json: AsJson = False,
-    storage_option: StorageOptions = None,
-    source_option: Annotated[
-        list[str] | None,
-        typer.Option("--source-option", metavar="KEY=VALUE", show_default=False,
-                     help="How to reach the files. Repeatable."),
-    ] = None,
-) -> None:  # fmt: skip
-    """Refer to the chunks of files in other formats, without copying them, and commit.
-
-    For example:
-      icechunk virtualize data.nc my-repo
-      icechunk virtualize day1.nc day2.nc my-repo --concat-dim time --group sst
-      icechunk virtualize day3.nc my-repo --append-dim time --group sst
-      icechunk virtualize s3://bucket/scene.tif my-repo --name image --source-option anon=true
-    """
-    *sources, repo = files
-    if not sources:
-        raise CommandError(
-            "which files, and into which repository?",
-            "Say icechunk virtualize FILES... REPO",
-            ExitCode.USAGE,
-        )
-    if file_format is not None and file_format not in _FORMATS:
-        raise CommandError(
-            f"no format {file_format!r}", f"There are: {', '.join(_FORMATS)}", ExitCode.USAGE
-        )
-    request = VirtualRequest(
-        files=tuple(sources),
-        format_name=file_format,
-        path=group,
-        concat_dim=concat_dim,
-        append_dim=append_dim,
-        replace=replace,
-        array_name=name,
-        source_options=parse_pairs(source_option, "--source-option"),
-    )
-    if Path(repo).is_file():
-        raise CommandError(
-            f"{repo} is a file, and no repository",
-            "The repository comes last: icechunk virtualize FILES... REPO",
-            ExitCode.USAGE,
-        )
-    storage = storage_for_url(repo, **parse_pairs(storage_option, "--storage-option"))
-    try:
-        done = add_files(storage, request, branch=branch, message=message)
-    except StorageError as error:
-        if error.kind != ErrorKind.OBJECT_NOT_FOUND:
-            raise
-        raise CommandError(error.message, code=ExitCode.NOT_FOUND) from error
-    output = Output.from_streams(as_json=as_json)
-    if as_json:
-        output.show(done.to_dict(), "")
-    output.done(
-        f"{count_text(len(sources), 'file')}, {count_text(done.references, 'reference')} in "
-        f"/{group.strip('/')} of {repo}: commit {done.commit}"
-    )
-    for prefix in done.prefixes:
-        output.say(f"  chunks are read from {prefix}")
 
 
 def _client(root: str, storage_option: list[str] | None) -> Client:

@@ -99,30 +99,21 @@ async def commit_session(
     A session is committed once. Whoever dies between the commit and the note of it leaves the
     session marked; the next one to commit it looks for the session in the history first.
     """
-    durable.require_branch()
+    branch = durable.require_branch()
     await durable.saved()
     if not durable.is_stored:
         durable.require_usable()
         return None
+    request = CommitRequest(
+        branch=branch,
+        message=message,
+        metadata=metadata,
+        solver=ConflictDetector() if auto_ff else None,
+        max_rebases=_REBASES,
+    )
     async with durable.one_commit, _claim_held(durable):
-        fence = await _fence_of(durable)
-        try:
-            done = await _found_in_history(durable)
-            if done is None:
-                request = CommitRequest(
-                    branch=durable.require_branch(),
-                    message=message,
-                    metadata=metadata,
-                    solver=ConflictDetector() if auto_ff else None,
-                    max_rebases=_REBASES,
-                    fence=fence,
-                )
-                done = await _commit_once(durable, request, policy)
-        except IcechunkError:
-            done = await _found_in_history(durable)
-            if done is None:
-                await durable.change(lambda info: info.released(durable.joiner), guarded=False)
-                raise
+        fenced = replace(request, fence=await _fence_of(durable))
+        done = await _committed_once(durable, fenced, policy)
         if done is None:
             await durable.change(lambda info: info.released(durable.joiner), guarded=False)
             return None
@@ -131,6 +122,21 @@ async def commit_session(
         )
     await durable.discard_items()
     return done
+
+
+async def _committed_once(
+    durable: DurableSession, request: CommitRequest, policy: ChunkPolicy
+) -> str | None:
+    """Commit, unless somebody did before dying; what fails gives the session back."""
+    try:
+        done = await _found_in_history(durable)
+        return done if done is not None else await _commit(durable, request, policy)
+    except IcechunkError:
+        done = await _found_in_history(durable)
+        if done is None:
+            await durable.change(lambda info: info.released(durable.joiner), guarded=False)
+            raise
+        return done
 
 
 @asynccontextmanager
@@ -173,7 +179,7 @@ async def _fence_of(durable: DurableSession) -> Fence | None:
     return Fence(key, value)
 
 
-async def _commit_once(
+async def _commit(
     durable: DurableSession, request: CommitRequest, policy: ChunkPolicy
 ) -> str | None:
     checkout = await _united_checkout(durable, policy)

@@ -73,7 +73,7 @@ def test_a_failed_commit_gives_back_only_its_own_claim(client, repo, monkeypatch
         )
         raise icechunk.StorageError("the network is gone")
 
-    monkeypatch.setattr(committing, "_commit_once", overtaken)
+    monkeypatch.setattr(committing, "_commit", overtaken)
     with pytest.raises(icechunk.StorageError, match="network"):
         repo.commit("no")
     info = info_of(repo, session_id)
@@ -105,7 +105,7 @@ def test_a_long_commit_keeps_its_claim(client, repo, monkeypatch):
     repo.root_group["t"][0, 0] = 5
     monkeypatch.setattr(committing, "_LEASE", timedelta(seconds=0.4))
     monkeypatch.setattr(committing, "_RENEWAL", timedelta(seconds=0.05))
-    commit_once, claims = committing._commit_once, set()
+    commit_once, claims = committing._commit, set()
 
     async def slow(*args: Any, **kwargs: Any) -> str | None:
         for _ in range(8):
@@ -116,7 +116,7 @@ def test_a_long_commit_keeps_its_claim(client, repo, monkeypatch):
         return await commit_once(*args, **kwargs)
 
     other = durable_of(joined(client, session_id))
-    monkeypatch.setattr(committing, "_commit_once", slow)
+    monkeypatch.setattr(committing, "_commit", slow)
     assert repo.commit("slow") is not None
     assert len(claims) > 2
     assert info_of(repo, session_id).state is State.COMMITTED
