@@ -93,7 +93,7 @@ class RepoTwins:
         Parameters
         ----------
         ref : str
-            Branch, tag or commit id, of which the first characters suffice.
+            Branch, tag or commit id.
 
         Raises
         ------

@@ -19,7 +19,7 @@ import zarr
 
 import icechunk
 import icechunk.lake
-from icechunk.errors import IcechunkError, InvalidInputError, StorageError
+from icechunk.errors import IcechunkError, InvalidInputError, SessionStateError, StorageError
 from icechunk.lake.virtual.formats import format_of
 from icechunk.lake.virtual.kerchunk_refs import load_references
 from icechunk.lake.virtual.manifests import References, variable_of
@@ -342,6 +342,30 @@ def test_containers_and_authorisation_are_set_up_by_the_call(client, repo, tmp_p
     xr.testing.assert_equal(allowed.to_xarray("m").load(), month(0))
 
 
+def test_containers_that_others_stored_meanwhile_stay(client, repo, tmp_path):
+    """And nothing else is stored of what one who opened the repository set for himself."""
+    config = icechunk.RepositoryConfig(inline_chunk_threshold_bytes=7)
+    others = [client.get_repo(repo.name, config=config) for _ in range(3)]
+    for number, other in enumerate(others):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        other.checkout()
+        other.add_virtual_netcdf(write_months(folder, 1), "m", concat_dim="time")
+    stored = icechunk.Repository.fetch_config(repo.repository.storage)
+    assert sorted(stored.virtual_chunk_containers) == [
+        f"{(tmp_path / str(number)).as_uri()}/" for number in range(3)
+    ]
+    assert stored.inline_chunk_threshold_bytes is None
+
+
+def test_a_session_that_cannot_be_written_is_refused_before_files_are_read(repo):
+    repo.checkout("main", for_writing=False)
+    with pytest.raises(SessionStateError, match="only reads"):
+        repo.add_virtual_netcdf("/nowhere.nc", "m")
+    with pytest.raises(SessionStateError, match="only reads"):
+        repo.add_kerchunk_references("/nowhere.json", "m")
+
+
 def test_a_file_that_has_changed_is_not_read(repo, tmp_path):
     (path,) = write_months(tmp_path, 1)
     repo.add_virtual_netcdf(path, "m")
@@ -392,6 +416,11 @@ def test_files_on_a_web_server(repo, tmp_path):
         repo.commit("from the web")
         xr.testing.assert_equal(repo.to_xarray("m").load(), month(0))
         assert repo.root_group["scene/dem"][7, 7] == 63
+        later = time.time() + 10
+        os.utime(tmp_path / "month.nc", (later, later))
+        with pytest.raises(StorageError) as caught:
+            repo.to_xarray("m").t.load()
+        assert caught.value.kind == "virtual-chunk-modified"
         with pytest.raises(InvalidInputError, match="cannot list"):
             repo.add_virtual_zarr(f"{server.url}/z.zarr", "z")
 

@@ -138,6 +138,7 @@ class AsyncVirtualRepo:
         InvalidInputError
             Kind ``invalid-virtual-ref``; of another version, with templates, or relative.
         """
+        await self._usable()
         append_dim, replace = kwargs.pop("append_dim", None), kwargs.pop("replace", False)
         options = kwargs.pop("reference_options", {})
         prepared = await asyncio.to_thread(
@@ -159,6 +160,7 @@ class AsyncVirtualRepo:
         array_name: str | None = None,
     ) -> None:
         """Add files of one format; the work is done in a thread, because parsers block."""
+        await self._usable()
         rest = dict(options)
         request = VirtualRequest(
             files=(uris,) if isinstance(uris, str | os.PathLike) else tuple(uris),
@@ -174,6 +176,10 @@ class AsyncVirtualRepo:
         )
         prepared = await asyncio.to_thread(prepare, request)
         await self._write(prepared, request.source_options)
+
+    async def _usable(self) -> None:
+        """Refuse at once what would be refused when all files were looked at."""
+        (await self._writing()).durable.require_usable()
 
     async def _write(self, prepared: Prepared, source_options: Mapping[str, Any]) -> None:
         session = await self._writing()
