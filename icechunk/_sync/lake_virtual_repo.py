@@ -33,7 +33,8 @@ class VirtualRepoTwins:
             Group in the repository.
         **kwargs
             ``storage_options``, ``concat_dim``, ``append_dim``, ``replace``, ``parallel``; the rest
-            as `virtualizarr.open_virtual_dataset` takes it, and ``group`` in the file.
+            as `virtualizarr.open_virtual_dataset` takes it, and ``group`` in
+            the file, its root when omitted; groups below that are not followed.
 
         Raises
         ------

@@ -30,6 +30,15 @@ _Group: TypeAlias = Annotated[
     str,
     typer.Option("--group", "-g", metavar="PATH", help="Group to add to; the root when omitted."),
 ]
+_FromGroup: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--from-group",
+        metavar="PATH",
+        show_default=False,
+        help="Group in the files (HDF5, netCDF-4, Zarr); the root when omitted.",
+    ),
+]
 _Format: TypeAlias = Annotated[
     str | None,
     typer.Option(
@@ -78,6 +87,7 @@ def virtualize(
     files: _Files,
     *,
     group: _Group = "",
+    from_group: _FromGroup = None,
     file_format: _Format = None,
     concat_dim: _ConcatDim = None,
     append_dim: _AppendDim = None,
@@ -107,6 +117,7 @@ def virtualize(
         append_dim=append_dim,
         replace=replace,
         array_name=name,
+        parser_options={} if from_group is None else {"group": from_group},
         source_options=parse_pairs(source_option, "--source-option"),
     )
     storage = storage_for_url(repo, **parse_pairs(storage_option, "--storage-option"))

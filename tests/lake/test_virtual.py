@@ -122,6 +122,8 @@ def test_hdf5_with_chunks_filters_and_groups(repo, tmp_path):
     repo.commit("hdf5")
     np.testing.assert_array_equal(repo.root_group["h/v"][:], values)
     assert repo.root_group["h/v"].attrs["units"] == "m"
+    with pytest.raises(InvalidInputError, match=r"no arrays in the root of .*its groups: g"):
+        repo.add_virtual_hdf(str(tmp_path / "a.h5"), "i")
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
@@ -504,6 +506,12 @@ def test_the_command_line(tmp_path, monkeypatch):
     )
     opened = xr.open_zarr(repository.readonly_session("main").store, consolidated=False)
     xr.testing.assert_equal(opened.load(), xr.concat([month(n) for n in range(3)], "time"))
+    month(0).to_netcdf(tmp_path / "deep.nc", engine="h5netcdf", group="g")
+    run_command("virtualize", "deep.nc", "r", "-g", "d", code=2)
+    run_command("virtualize", "deep.nc", "r", "-g", "d", "--from-group", "g")
+    run_command("virtualize", "deep.nc", "r", "-g", "d", "--from-group", "g", code=4)
+    run_command("virtualize", "deep.nc", "r", "-g", "d", "--from-group", "g", "--replace")
+    run_command("virtualize", paths[0], paths[1], code=2)
     run_command("virtualize", "r", code=2)
     run_command("virtualize", "nothing.nc", "r", code=3)
     run_command("virtualize", *paths, "r", "--format", "nonsense", code=2)

@@ -7,6 +7,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+import h5py  # type: ignore[import-untyped] # it has no annotations
 import numpy as np
 import obstore
 import zarr
@@ -62,8 +63,30 @@ def open_source(format_name: str, source: Source, options: dict[str, Any]) -> xr
     dropped = [dropped] if isinstance(dropped, str) else list(dropped)
     if format_name not in _DROPPING:
         options.pop("drop_variables", None)
+    group = options.get("group")
     opened = _OPENERS[format_name](source, options)
+    if not opened.variables:
+        raise InvalidInputError(
+            f"there are no arrays in {f'group {group}' if group else 'the root'} of {source.url}"
+            f"{_with_groups(source)}.",
+            ErrorKind.INVALID_VIRTUAL_REF,
+        )
     return opened.drop_vars(dropped, errors="ignore")
+
+
+def _with_groups(source: Source) -> str:
+    """Return what to say of the groups of an HDF5 file that have arrays."""
+    if source.is_directory() or source.first_bytes(_MAGIC_BYTES) != _HDF5_MAGIC:
+        return ""
+    groups: set[str] = set()
+
+    def visit(name: str, node: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(node, h5py.Dataset) and "/" in name:
+            groups.add(name.rpartition("/")[0])
+
+    with source.opened() as file, h5py.File(file) as opened:
+        opened.visititems(visit)
+    return f"; give one of its groups: {', '.join(sorted(groups))}" if groups else ""
 
 
 def format_of(source: Source) -> str:
