@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from icechunk.lake.virtual.repo import Uris
+    from icechunk.lake.virtual.repo import Uris, os
 
 
 class VirtualRepoTwins:
@@ -86,7 +86,12 @@ class VirtualRepoTwins:
         """
         return run(self._async.add_virtual_tiff(tiff_uri, path, name, **kwargs))
 
-    def add_kerchunk_references(self, refs: dict[str, Any] | str, path: str, **kwargs: Any) -> None:
+    def add_kerchunk_references(
+        self,
+        refs: dict[str, Any] | str | os.PathLike[str],
+        path: str,
+        **kwargs: Any,
+    ) -> None:
         """Add what kerchunk references, version 1, describe.
 
         Parameters
@@ -104,5 +109,7 @@ class VirtualRepoTwins:
         ------
         InvalidInputError
             Kind ``invalid-virtual-ref``; of another version, with templates, or relative.
+        StorageError
+            The file cannot be read.
         """
         return run(self._async.add_kerchunk_references(refs, path, **kwargs))

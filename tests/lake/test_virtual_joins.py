@@ -389,3 +389,52 @@ def test_a_file_system_that_only_fsspec_knows(repo: Repo, client: Client, tmp_pa
     (prefix,) = repo.repository.config.virtual_chunk_containers
     later = client.get_repo(repo.name, authorize_virtual_chunk_access={prefix: None})
     np.testing.assert_array_equal(later.to_xarray("g").t[:, 0], np.arange(4))
+
+
+def test_netcdf3_with_an_unlimited_dimension(repo: Repo, tmp_path: Path) -> None:
+    data = xr.Dataset(
+        {
+            "a": (("time", "x"), np.array([[1.0, np.nan, 3.0], [4.0, 5.0, 6.0]])),
+            "b": (("time",), np.array([1, 2], "i1")),
+            "c": (("x",), [1.0, 2.0, 3.0]),
+        },
+        {"time": np.array(["2000-01-01", "2000-01-02"], "M8[ns]")},
+    )
+    for name, variables in (("several", ["a", "b", "c"]), ("one", ["a", "c"])):
+        path, encoding = tmp_path / f"{name}.nc", {"a": {"dtype": "i2", "_FillValue": -9}}
+        data[variables].to_netcdf(path, engine="scipy", unlimited_dims=["time"], encoding=encoding)
+        repo.add_virtual_netcdf(str(path), name)
+        with xr.open_dataset(path, engine="scipy") as direct:
+            xr.testing.assert_equal(repo.to_xarray(name).load(), direct.load())
+
+
+def test_texts_of_any_length_are_held_by_value(repo: Repo, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["names"] = np.array(["a", "bb"], dtype=h5py.string_dtype())
+    repo.add_virtual_hdf(str(tmp_path / "a.h5"), "g")
+    assert repo.to_xarray("g").names.values.tolist() == ["a", "bb"]
+
+
+def test_damaged_files_and_what_is_no_argument(repo: Repo, tmp_path: Path) -> None:
+    whole = write(tmp_path / "a.nc", 0)
+    (tmp_path / "cut.nc").write_bytes((tmp_path / "a.nc").read_bytes()[:900])
+    xr.Dataset({"p": (("x",), [1.0])}).to_netcdf(tmp_path / "old.nc", engine="scipy")
+    (tmp_path / "cut3.nc").write_bytes((tmp_path / "old.nc").read_bytes()[:40])
+    for name in ("cut", "cut3"):
+        with pytest.raises(InvalidInputError, match="cannot refer to the chunks of file:"):
+            repo.add_virtual_netcdf(str(tmp_path / f"{name}.nc"), "g")
+    with pytest.raises(InvalidInputError, match="not the path of a group: None"):
+        repo.add_virtual_netcdf(whole, None)  # type: ignore[arg-type] # on purpose
+    with pytest.raises(TypeError, match="contact_dim"):
+        repo.add_virtual_netcdf(whole, "g", contact_dim="time")
+
+
+def test_files_of_references_that_are_none(repo: Repo, tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text("{nope")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InvalidInputError, match=r"bad.json cannot be read"):
+        repo.add_kerchunk_references(tmp_path / "bad.json", "g")
+    for name in ("missing.json", "empty"):
+        with pytest.raises(StorageError) as caught:
+            repo.add_kerchunk_references(str(tmp_path / name), "g")
+        assert caught.value.kind == "object-not-found"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import struct
 from typing import TYPE_CHECKING, Any, Final
 
 import h5py  # type: ignore[import-untyped] # it has no annotations
@@ -18,7 +19,7 @@ from virtualizarr.manifests import ManifestArray, ManifestGroup, ManifestStore
 from virtualizarr.parsers import HDFParser, ZarrParser
 from zarr.errors import GroupNotFoundError
 
-from icechunk.errors import ErrorKind, InvalidInputError
+from icechunk.errors import ErrorKind, IcechunkError, InvalidInputError
 from icechunk.lake.virtual.grib import open_grib
 from icechunk.lake.virtual.kerchunk_refs import add_fill_value, load_references
 from icechunk.lake.virtual.tiff import open_tiff
@@ -38,6 +39,11 @@ _MAGIC_BYTES: Final = 8
 _ONE_SLASH: Final = re.compile(r"\Afile:/(?!/)")
 _DROPPING: Final = {"hdf", "netcdf"}
 """Formats whose parser need not be able to read what is to be left out."""
+
+_UNREADABLE: Final = (
+    OSError, ValueError, IndexError, KeyError, EOFError, struct.error, NotImplementedError,
+)  # fmt: skip
+"""What parsers raise for a damaged file, or one that has something they do not know."""
 
 _LOADING: Final = {"loadable_variables", "decode_times"}
 
@@ -64,7 +70,15 @@ def open_source(format_name: str, source: Source, options: dict[str, Any]) -> xr
     if format_name not in _DROPPING:
         options.pop("drop_variables", None)
     group = options.get("group")
-    opened = _OPENERS[format_name](source, options)
+    try:
+        opened = _OPENERS[format_name](source, options)
+    except IcechunkError:
+        raise
+    except _UNREADABLE as e:
+        raise InvalidInputError(
+            f"cannot refer to the chunks of {source.url}, taken for {format_name}: {e}",
+            ErrorKind.INVALID_VIRTUAL_REF,
+        ) from e
     if not opened.variables:
         raise InvalidInputError(
             f"there are no arrays in {f'group {group}' if group else 'the root'} of {source.url}"
@@ -128,7 +142,9 @@ def _netcdf(source: Source, options: dict[str, Any]) -> xr.Dataset:
     )
     for variable in reader.variables.values():
         for name in ("_FillValue", "missing_value"):
-            if not _can_mark(variable._attributes.get(name), variable.data.dtype):  # noqa: SLF001 # scipy has no other way
+            # A variable along the unlimited dimension has no data here, so no type of its own.
+            dtype = np.dtype(variable.typecode())
+            if not _can_mark(variable._attributes.get(name), dtype):  # noqa: SLF001 # scipy has no other way
                 del variable._attributes[name]  # noqa: SLF001
     places = {
         key: [source.url, *place[1:]] if isinstance(place, list) else place

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from icechunk._sync.lake_virtual_repo import VirtualRepoTwins
+from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.lake.virtual.requests import (
     Prepared,
     VirtualRequest,
@@ -119,7 +120,7 @@ class AsyncVirtualRepo:
         await self._add("tiff", tiff_uri, path, kwargs, array_name=name)
 
     async def add_kerchunk_references(
-        self, refs: dict[str, Any] | str, path: str, **kwargs: Any
+        self, refs: dict[str, Any] | str | os.PathLike[str], path: str, **kwargs: Any
     ) -> None:
         """Add what kerchunk references, version 1, describe.
 
@@ -138,8 +139,10 @@ class AsyncVirtualRepo:
         ------
         InvalidInputError
             Kind ``invalid-virtual-ref``; of another version, with templates, or relative.
+        StorageError
+            The file cannot be read.
         """
-        await self._usable()
+        await self._usable(path)
         append_dim, replace = kwargs.pop("append_dim", None), kwargs.pop("replace", False)
         options = kwargs.pop("reference_options", {})
         prepared = await asyncio.to_thread(
@@ -161,7 +164,7 @@ class AsyncVirtualRepo:
         array_name: str | None = None,
     ) -> None:
         """Add files of one format; the work is done in a thread, because parsers block."""
-        await self._usable()
+        await self._usable(path)
         rest = dict(options)
         request = VirtualRequest(
             files=(uris,) if isinstance(uris, str | os.PathLike) else tuple(uris),
@@ -178,8 +181,12 @@ class AsyncVirtualRepo:
         prepared = await asyncio.to_thread(prepare, request)
         await self._write(prepared, request.source_options)
 
-    async def _usable(self) -> None:
+    async def _usable(self, path: str) -> None:
         """Refuse at once what would be refused when all files were looked at."""
+        if not isinstance(path, str):
+            raise InvalidInputError(
+                f"not the path of a group: {path!r}; the root is ''.", ErrorKind.INVALID_PATH
+            )
         (await self._writing()).durable.require_usable()
 
     async def _write(self, prepared: Prepared, source_options: Mapping[str, Any]) -> None:

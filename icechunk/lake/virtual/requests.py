@@ -184,7 +184,7 @@ def prepare(request: VirtualRequest) -> Prepared:
 
 
 def prepare_references(
-    refs: Mapping[str, Any] | str,
+    refs: Mapping[str, Any] | str | os.PathLike[str],
     path: str,
     *,
     append_dim: str | None,

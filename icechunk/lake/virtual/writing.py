@@ -166,6 +166,7 @@ def write_virtual(
         group=path or None,
         append_dim=fitted.append_dim,
         last_updated_at=modified_by,
+        validate_containers=False,  # they were made of these very references
         **({} if fitted.append_dim or not _HAS_MODE else {"mode": "a"}),
     )
     after = [str(name) for name in fitted.dataset.coords]
