@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,7 +9,7 @@ import dask
 import numpy as np
 import xarray as xr
 import zarr
-from virtualizarr.writers.icechunk import virtual_dataset_to_icechunk
+from virtualizarr.writers.icechunk import write_virtual_dataset_to_icechunk_group
 
 from icechunk.inputs.problems import InputError, Reason
 from icechunk.lake.virtual.fitting import check_joinable
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from icechunk.store import IcechunkStore
 
 
-# Earlier releases of VirtualiZarr add to the group that is there without being told.
-_HAS_MODE: Final = "mode" in inspect.signature(virtual_dataset_to_icechunk).parameters
 _COORDINATES: Final = "coordinates"
 
 
@@ -161,13 +158,14 @@ def write_virtual(
     for name in fitted.replaced:
         del group[name]
     before = str(group.attrs.get(_COORDINATES, "")).split()
-    fitted.dataset.vz.to_icechunk(
-        store,
-        group=path or None,
+    # Not the accessor's method: what it may do with a group that is there differs by release, and
+    # it looks at every single reference for a container, which were made of these very references.
+    write_virtual_dataset_to_icechunk_group(
+        vds=fitted.dataset,
+        store=store,
+        group=zarr.open_group(store, path=path, mode="r+", zarr_format=3),
         append_dim=fitted.append_dim,
         last_updated_at=modified_by,
-        validate_containers=False,  # they were made of these very references
-        **({} if fitted.append_dim or not _HAS_MODE else {"mode": "a"}),
     )
     after = [str(name) for name in fitted.dataset.coords]
     if lost := [name for name in before if name not in after]:
