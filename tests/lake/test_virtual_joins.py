@@ -18,6 +18,8 @@ from kerchunk.hdf import SingleHdf5ToZarr
 
 from icechunk.errors import InvalidInputError, StorageError
 from icechunk.lake.virtual import writing
+from icechunk.lake.virtual.formats import require_complete
+from icechunk.lake.virtual.sources import Source
 from tests.lake.test_virtual import data_file
 
 if TYPE_CHECKING:
@@ -107,6 +109,19 @@ def test_groups_of_a_zarr_store_and_what_is_left_out(repo: Repo, tmp_path: Path)
     data.to_zarr(tmp_path / "z", group="deep", zarr_format=2, encoding={"p": {"_FillValue": -1.0}})
     repo.add_virtual_zarr(str(tmp_path / "z"), "g", group="deep", drop_variables="q")
     xr.testing.assert_equal(repo.to_xarray("g").load(), data[["p"]])
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_arrays_of_a_zarr_store_are_never_left_out(tmp_path: Path, zarr_format: int) -> None:
+    """Some releases of zarr do so; a group is none, and what was read is complete."""
+    data = xr.Dataset({"t": (("x",), [1.0]), "q": (("x",), [2.0])})
+    store = tmp_path / "z"
+    for group in (None, "deep"):
+        data.to_zarr(store, group=group, zarr_format=zarr_format, consolidated=False, mode="a")
+    for group in (None, "deep"):
+        require_complete(Source.at(store), group, {"t", "q"})
+        with pytest.raises(InvalidInputError, match=r"does not find all arrays .*: t"):
+            require_complete(Source.at(store), group, {"q"})
 
 
 @pytest.mark.parametrize("engine", ["scipy", "h5netcdf"])

@@ -209,9 +209,29 @@ def _zarr(source: Source, options: dict[str, Any]) -> xr.Dataset:
         return _with_fill_values(ZarrParser(group=group)(url, registry), fills)
 
     opened: xr.Dataset = open_virtual_dataset(source.url, registry, parsed, **options)
+    require_complete(source, group, {str(name) for name in opened.variables})
     # Earlier releases of VirtualiZarr write file:/data for file:///data.
     renamed: xr.Dataset = opened.vz.rename_paths(lambda url: _ONE_SLASH.sub("file:///", url))
     return renamed
+
+
+def require_complete(source: Source, group: str | None, found: set[str]) -> None:
+    """Refuse a Zarr group of which arrays were not found.
+
+    Some releases of zarr leave names out when they list an object store.
+
+    Raises
+    ------
+    InvalidInputError
+        Kind ``invalid-virtual-ref``; names the arrays.
+    """
+    lost = [name for name in source.zarr_arrays(group) if name not in found]
+    if lost:
+        raise InvalidInputError(
+            f"zarr {zarr.__version__} does not find all arrays of {source.url}: "
+            f"{', '.join(sorted(lost))}. Use a later release of zarr.",
+            ErrorKind.INVALID_VIRTUAL_REF,
+        )
 
 
 def _fill_values(store: Any, key: str, group: str | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import posixpath
 from dataclasses import dataclass, field
@@ -102,6 +103,27 @@ class Source:
             return bool(filesystem.isdir(path))
         except Exception as e:  # each file system of fsspec has errors of its own
             raise self.unread(e) from e
+
+    def zarr_arrays(self, group: str | None = None) -> list[str]:
+        """Return the names of the arrays directly in a group of a Zarr store."""
+        filesystem, path = self._filesystem()
+        base = "/".join([path.rstrip("/"), *([group.strip("/")] if group else [])])
+        names = []
+        for entry in filesystem.ls(base, detail=True):
+            if entry["type"] != "directory":
+                continue
+            where = entry["name"].rstrip("/")
+            if filesystem.exists(f"{where}/.zarray") or self._is_array(f"{where}/zarr.json"):
+                names.append(where.rpartition("/")[2])
+        return names
+
+    def _is_array(self, document: str) -> bool:
+        filesystem, _ = self._filesystem()
+        try:
+            found = json.loads(filesystem.cat_file(document))
+        except (FileNotFoundError, ValueError):
+            return False
+        return isinstance(found, dict) and found.get("node_type") == "array"
 
     def download(self, target: Path) -> None:
         """Copy the file to a local one."""
