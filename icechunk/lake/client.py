@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,7 @@ class AsyncClient:
 
     Parameters
     ----------
-    root : str
+    root : str or path
         A directory, or any storage URL. A lake needs no preparation: the first repository makes
         the catalog.
     author : Author, optional
@@ -52,8 +53,16 @@ class AsyncClient:
     changed by compare-and-swap.
     """
 
-    def __init__(self, root: str, *, author: Author | None = None, **storage_options: Any) -> None:
-        self._root = LakeRoot(root, storage_options)
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        author: Author | None = None,
+        **storage_options: Any,
+    ) -> None:
+        self._root = LakeRoot(
+            os.fspath(root) if isinstance(root, os.PathLike) else root, storage_options
+        )
         self._author = author or Author.from_env()
 
     @property
@@ -302,7 +311,13 @@ class Client(ClientTwins):
     ['ocean/sst']
     """
 
-    def __init__(self, root: str, *, author: Author | None = None, **storage_options: Any) -> None:
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        author: Author | None = None,
+        **storage_options: Any,
+    ) -> None:
         self._async = AsyncClient(root, author=author, **storage_options)
 
     def __repr__(self) -> str:

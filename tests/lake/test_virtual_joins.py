@@ -294,6 +294,8 @@ def test_arrays_that_are_there_are_replaced_only_when_asked(repo: Repo, tmp_path
         repo.add_virtual_netcdf(shorter, "g")
     assert "--replace" in str(caught.value)
     assert repo.status().modified_paths == []
+    with pytest.raises(InvalidInputError, match="choose one"):
+        repo.add_virtual_netcdf(shorter, "g", replace=True, append_dim="time")
     repo.add_virtual_netcdf(shorter, "g", replace=True)
     repo.commit("second")
     with xr.open_dataset(shorter, engine="h5netcdf") as direct:

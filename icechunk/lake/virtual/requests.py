@@ -88,6 +88,13 @@ class Prepared:
     replace: bool = False
     modified_by: datetime | None = None
 
+    def __post_init__(self) -> None:
+        if self.replace and self.append_dim is not None:
+            raise InvalidInputError(
+                "append_dim puts files after what is there, replace in its place: choose one.",
+                ErrorKind.NOT_ALLOWED,
+            )
+
     def prefixes(self) -> list[str]:
         """Return the places that are referred to."""
         found: Iterable[str] = _part("places").prefixes_of(self.groups.values())
