@@ -318,6 +318,16 @@ def test_variables_of_several_files_share_coordinates(repo: Repo, tmp_path: Path
         repo.add_virtual_netcdf(str(tmp_path / "other.nc"), "g", replace=True)
 
 
+def test_arrays_without_names_of_dimensions_are_no_hindrance(repo: Repo, tmp_path: Path) -> None:
+    repo.root_group.create_array("flags", shape=(3,), dtype="i1")
+    for day in (0, 2):
+        repo.add_virtual_netcdf(write(tmp_path / f"{day}.nc", day), "", append_dim="time")
+    np.testing.assert_array_equal(repo.root_group["t"][:, 0], np.arange(4))
+    repo.root_group.create_array("other/time", shape=(2,), dtype="i1")
+    with pytest.raises(InvalidInputError, match="time at /other has no names"):
+        repo.add_virtual_netcdf(write(tmp_path / "4.nc", 4), "other")
+
+
 def test_places_that_are_none(repo: Repo, tmp_path: Path) -> None:
     path = write(tmp_path / "a.nc", 0)
     repo.add_virtual_netcdf(path, "g")
@@ -328,7 +338,7 @@ def test_places_that_are_none(repo: Repo, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="'tme' is no dimension"):
         repo.add_virtual_netcdf(write(tmp_path / "b.nc", 2), "g", append_dim="tme")
     with h5py.File(tmp_path / "f.h5", "w") as file:
-        file["v"] = np.arange(3)
+        file["t"] = np.arange(3)
     repo.add_virtual_hdf(str(tmp_path / "f.h5"), "f")
     with pytest.raises(InvalidInputError, match="nothing in /f"):
         repo.add_virtual_netcdf(write(tmp_path / "c.nc", 2), "f", append_dim="time")

@@ -118,7 +118,7 @@ def fitted(
     if not arrays:
         return Fitted(dataset, None, ())
     there = _opened(store, path, arrays, dataset)
-    if append_dim is not None:
+    if append_dim is not None and any(name in arrays for name in _growing(dataset, append_dim)):
         return _following(decoded(dataset), arrays, there, path, append_dim)
     return _beside(dataset, arrays, there, path, replace=replace)
 
@@ -151,7 +151,7 @@ def group_at(store: IcechunkStore, path: str) -> zarr.Group | None:
 def _following(
     dataset: xr.Dataset,
     arrays: Mapping[str, zarr.Array[Any]],
-    there: xr.Dataset,
+    there: Mapping[str, xr.Variable],
     path: str,
     dim: str,
 ) -> Fitted:
@@ -179,7 +179,7 @@ def _following(
         if isinstance(variable.data, ManifestArray):
             _check_array(name, (variable, "what is to be appended"), (array, where), dim)
         else:
-            ours, theirs = (variable, "what is to be appended"), (there[name].variable, where)
+            ours, theirs = (variable, "what is to be appended"), (there[name], where)
             _check_variable(name, ours, theirs, dim)
             counted[name] = times_as_stored(name, variable, array.attrs.asdict(), array.dtype)
         if dim not in variable.dims:
@@ -191,7 +191,7 @@ def _following(
 def _beside(
     dataset: xr.Dataset,
     arrays: Mapping[str, zarr.Array[Any]],
-    there: xr.Dataset,
+    there: Mapping[str, xr.Variable],
     path: str,
     *,
     replace: bool,
@@ -203,7 +203,7 @@ def _beside(
         name
         for name in shared
         if not isinstance(dataset[name].data, ManifestArray)
-        and equal(values[name].variable, there[name].variable)
+        and equal(values[name].variable, there[name])
     ]
     clashing = sorted(set(shared) - set(present))
     if clashing and not replace:
@@ -344,9 +344,11 @@ def _check_stored(
             )
 
 
-def _check_new_values(dataset: xr.Dataset, there: xr.Dataset, dim: str, where: str) -> None:
+def _check_new_values(
+    dataset: xr.Dataset, there: Mapping[str, xr.Variable], dim: str, where: str
+) -> None:
     """Refuse coordinate values that are there already: the file was probably added before."""
-    if dim not in there.variables or dim not in dataset.variables:
+    if dim not in there or dim not in dataset.variables:
         return
     new = dataset[dim].variable
     if isinstance(new.data, ManifestArray):
@@ -363,20 +365,28 @@ def _check_new_values(dataset: xr.Dataset, there: xr.Dataset, dim: str, where: s
 
 def _opened(
     store: IcechunkStore, path: str, arrays: Mapping[str, zarr.Array[Any]], dataset: xr.Dataset
-) -> xr.Dataset:
+) -> dict[str, xr.Variable]:
     """Return the arrays of a group whose values are compared, decoded as the dataset's are."""
-    compared = {
-        str(n) for n, v in dataset.variables.items() if not isinstance(v.data, ManifestArray)
-    }
-    opened: xr.Dataset = xr.open_dataset(
-        store,  # type: ignore[arg-type] # xarray's annotation knows no stores of zarr
-        engine="zarr",
+    group = xr.backends.ZarrStore.open_group(
+        store,
+        mode="r",
         group=path or None,
-        zarr_format=3,
         consolidated=False,
-        drop_variables=sorted(set(arrays) - compared),
+        zarr_format=3,
     )
-    return opened
+    found = {}
+    for name, variable in dataset.variables.items():
+        if name not in arrays or isinstance(variable.data, ManifestArray):
+            continue
+        if None in _dims(arrays[str(name)]):
+            raise InputError(
+                f"{name} at /{path} has no names of dimensions",
+                "Give another path.",
+                Reason.CONFLICT,
+            )
+        stored = group.open_store_variable(str(name))
+        found[str(name)] = xr.conventions.decode_cf_variable(str(name), stored).load()
+    return found
 
 
 def _dims(array: zarr.Array[Any]) -> tuple[Any, ...]:
