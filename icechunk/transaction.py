@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from icechunk.assets.ref_store import RefStore
     from icechunk.checkout import Checkout
     from icechunk.core.changes import ChangeSet
+    from icechunk.core.history import Fence
     from icechunk.errors import RebaseFailedError
     from icechunk.format.chunk_table import ChunkTable
     from icechunk.format.repo_info import SnapshotRecord
@@ -111,6 +112,8 @@ class CommitRequest:
         How often to rebase before giving up.
     rewrite : bool
         Write every manifest again, as the configuration splits them now.
+    fence : Fence or None
+        What must hold when the commit takes place.
     """
 
     mode: CommitMode = CommitMode.NEW
@@ -121,6 +124,7 @@ class CommitRequest:
     solver: ConflictSolver | None = None
     max_rebases: int = 0
     rewrite: bool = False
+    fence: Fence | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +261,7 @@ async def _commit_once(
     elif request.mode is CommitMode.AMEND:
         await refs.amend(request.branch, snapshot, base.id, moves=moves)
     else:
-        await refs.commit(request.branch, snapshot, base.id, moves=moves)
+        await refs.commit(request.branch, snapshot, base.id, moves=moves, fence=request.fence)
     checkout.committed(snapshot)
     return snapshot.id
 

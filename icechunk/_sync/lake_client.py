@@ -29,13 +29,25 @@ class ClientTwins:
         """Who commits."""
         return self._async.author
 
+    def exists(self) -> bool:
+        """Say whether there is a lake at the root: its first repository makes it.
+
+        Raises
+        ------
+        FormatError
+            What is there is no catalog.
+        StorageError
+            The place cannot be read.
+        """
+        return run(self._async.exists())
+
     def list_repos(
         self,
         org: str | None = None,
         *,
         filter_metadata: str | Mapping[str, Any] | None = None,
     ) -> Sequence[RepoEntry]:
-        """Return the repositories of the lake, by name.
+        """Return the repositories of the lake, by name; none where no lake is, see `exists`.
 
         Parameters
         ----------

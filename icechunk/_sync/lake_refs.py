@@ -49,7 +49,8 @@ class RefsTwins:
         tag_name : str
             The name.
         commit_id : str, optional
-            The commit; the one the current session is on when omitted.
+            The commit, or a branch or tag that names it; the one the current session is on when
+            omitted.
         message : str, optional
             What it is for; kept in the repository's metadata.
 
@@ -57,7 +58,7 @@ class RefsTwins:
         ------
         AlreadyExistsError
             Kind ``tag-already-exists``.
-        SnapshotNotFoundError
+        RefNotFoundError
             No such commit.
         """
         return run(self._async.tag(tag_name, commit_id, message=message))

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from icechunk.lake.names import Author
     from icechunk.lake.record import SessionInfo
-    from icechunk.lake.sessions import SessionStatus
     from icechunk.repository import Repository
 
 
@@ -88,6 +87,21 @@ class RepoTwins:
         """
         return run(self._async.checkout(ref, session_token, for_writing, expires_in))
 
+    def resolved(self, ref: str) -> tuple[str | None, str]:
+        """Return the branch that a ref names, if it does, and its commit.
+
+        Parameters
+        ----------
+        ref : str
+            Branch, tag or commit id.
+
+        Raises
+        ------
+        RefNotFoundError
+            There is none of that name.
+        """
+        return run(self._async.resolved(ref))
+
     def reach(self, prefixes: Sequence[str], options: Mapping[str, Any]) -> None:
         """Let the repository read chunks in some places; for the package's own use."""
         return run(self._async.reach(prefixes, options))
@@ -145,16 +159,6 @@ class RepoTwins:
             The same paths were changed in the session and on the branch; they are named.
         """
         return run(self._async.fast_forward())
-
-    def status(self, limit: int = 1000) -> SessionStatus:
-        """Return what the current session changed.
-
-        Parameters
-        ----------
-        limit : int
-            How many modified paths to return; 0 for all.
-        """
-        return run(self._async.status(limit))
 
     def tree(self, prefix: str = "", *, depth: int = 10, filter: str | None = None) -> Tree:
         """Return groups and arrays as a tree, for a terminal or a notebook.

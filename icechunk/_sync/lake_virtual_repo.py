@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from icechunk.lake.virtual.repo import Uris
+    from icechunk.lake.virtual.repo import Uris, os
 
 
 class VirtualRepoTwins:
@@ -32,13 +32,16 @@ class VirtualRepoTwins:
         path : str
             Group in the repository.
         **kwargs
-            ``storage_options``, ``concat_dim``, ``append_dim``, ``parallel``; the rest as
-            `virtualizarr.open_virtual_dataset` takes it, and ``group`` in the file.
+            ``storage_options``, ``concat_dim``, ``append_dim``, ``replace``, ``parallel``; the rest
+            as `virtualizarr.open_virtual_dataset` takes it, and ``group`` in
+            the file, its root when omitted; groups below that are not followed.
 
         Raises
         ------
         InvalidInputError
-            Kind ``invalid-virtual-ref``; not such a file, or in a place no container is for.
+            Kind ``invalid-virtual-ref``; not such a file, or in a place no container is for. Kind
+            ``not-allowed``; files that do not go together or with what is there, or arrays that
+            are there and no ``replace``.
         StorageError
             It cannot be read.
         """
@@ -79,11 +82,16 @@ class VirtualRepoTwins:
             dimensions of the coarser ones are ``Y_1``, ``X_1`` and so on, because xarray opens no
             group in which a dimension has two lengths.
         **kwargs
-            ``storage_options``, ``concat_dim``, ``append_dim``, ``parallel``.
+            ``storage_options``, ``concat_dim``, ``append_dim``, ``replace``, ``parallel``.
         """
         return run(self._async.add_virtual_tiff(tiff_uri, path, name, **kwargs))
 
-    def add_kerchunk_references(self, refs: dict[str, Any] | str, path: str, **kwargs: Any) -> None:
+    def add_kerchunk_references(
+        self,
+        refs: dict[str, Any] | str | os.PathLike[str],
+        path: str,
+        **kwargs: Any,
+    ) -> None:
         """Add what kerchunk references, version 1, describe.
 
         Parameters
@@ -94,12 +102,14 @@ class VirtualRepoTwins:
         path : str
             Group in the repository; groups in the references go below it.
         **kwargs
-            ``append_dim``, and ``reference_options`` for fsspec, to get at what they point to; the
-            rest is for fsspec, to get at a file of references.
+            ``append_dim``, ``replace``, and ``reference_options`` for fsspec, to get at what they
+            point to; the rest is for fsspec, to get at a file of references.
 
         Raises
         ------
         InvalidInputError
             Kind ``invalid-virtual-ref``; of another version, with templates, or relative.
+        StorageError
+            The file cannot be read.
         """
         return run(self._async.add_kerchunk_references(refs, path, **kwargs))

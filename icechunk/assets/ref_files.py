@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
     from icechunk.assets.manager import AssetManager
+    from icechunk.core.history import Fence
     from icechunk.format.repo_info import SnapshotRecord
     from icechunk.format.snapshot import Snapshot
     from icechunk.storage.base import Version
@@ -186,6 +187,7 @@ class RefFiles(RefStore):
         base: ObjectId,
         *,
         moves: bool = False,  # noqa: ARG002 # there are no sessions that move, see require_moves
+        fence: Fence | None = None,  # noqa: ARG002 # there is no metadata beside the branch
     ) -> None:
         """Make a written snapshot the tip of a branch that is at ``base``."""
         await self.folder.require_in_use()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from icechunk.assets.manager import AssetManager
+    from icechunk.core.history import Fence
     from icechunk.format.repo_info import SnapshotRecord
     from icechunk.format.snapshot import Snapshot
     from icechunk.ids import ObjectId
@@ -190,7 +191,13 @@ class RefStore(ABC):
 
     @abstractmethod
     async def commit(
-        self, branch: str, snapshot: Snapshot, base: ObjectId, *, moves: bool = False
+        self,
+        branch: str,
+        snapshot: Snapshot,
+        base: ObjectId,
+        *,
+        moves: bool = False,
+        fence: Fence | None = None,
     ) -> None:
         """Make a written snapshot the tip of a branch that is at ``base``.
 
@@ -204,13 +211,16 @@ class RefStore(ABC):
             Where the branch must be.
         moves : bool
             The snapshot moves nodes, which must be allowed at the moment of the change.
+        fence : Fence, optional
+            Must hold at the moment of the change; version 1 has no metadata to look at.
 
         Raises
         ------
         ConflictError
             Kind ``commit-conflict``; the branch is elsewhere.
         SessionStateError
-            Kind ``feature-flag-disabled``; moves are switched off.
+            Kind ``feature-flag-disabled``; moves are switched off. Kind ``not-allowed``; the fence
+            does not hold.
         """
 
     @abstractmethod

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from icechunk.assets.manager import AssetManager
+    from icechunk.core.history import Fence
     from icechunk.format.repo_info import SnapshotRecord
     from icechunk.format.snapshot import Snapshot
     from icechunk.ids import ObjectId
@@ -145,10 +146,17 @@ class RepoObject(RefStore):
         return released
 
     async def commit(
-        self, branch: str, snapshot: Snapshot, base: ObjectId, *, moves: bool = False
+        self,
+        branch: str,
+        snapshot: Snapshot,
+        base: ObjectId,
+        *,
+        moves: bool = False,
+        fence: Fence | None = None,
     ) -> None:
         """Make a written snapshot the tip of a branch that is at ``base``."""
-        await self._update(_allowed(history.advance_branch(branch, snapshot, base), moves=moves))
+        change = history.advance_branch(branch, snapshot, base, fence)
+        await self._update(_allowed(change, moves=moves))
 
     async def amend(
         self, branch: str, snapshot: Snapshot, base: ObjectId, *, moves: bool = False

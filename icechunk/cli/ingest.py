@@ -76,7 +76,6 @@ ModeOption = Annotated[
     Mode | None,
     typer.Option(
         "--mode",
-        "-m",
         help="w-: the group must be new. a: add or replace variables. w: replace the group. "
         "r+: change values only. Default: a with --append-dim, r+ with --region, else w-.",
         show_default=False,
@@ -194,6 +193,7 @@ def ingest(
         str | None,
         typer.Option(
             "--message",
+            "-m",
             help="Commit message; else the names of the sources.",
             rich_help_panel=_COMMIT,
         ),

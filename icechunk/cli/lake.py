@@ -1,16 +1,16 @@
-"""The commands ``lake ...`` and ``virtualize``."""
+"""The commands ``lake ...``."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 from rich.text import Text
 
 from icechunk._trees import NAME, QUIET, clean, node_tree
-from icechunk._units import count_text, time_text
+from icechunk._units import time_text
 from icechunk.cli import render
 from icechunk.cli.app import command
 from icechunk.cli.console import Output
@@ -19,8 +19,6 @@ from icechunk.cli.options import AsJson, StorageOptions, parse_pairs
 from icechunk.errors import ErrorKind, RepositoryNotFoundError
 from icechunk.lake.client import Client
 from icechunk.lake.names import RepoName
-from icechunk.lake.virtual.requests import VirtualRequest, add_files
-from icechunk.storage.url import storage_for_url
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +44,6 @@ Filter: TypeAlias = Annotated[
     typer.Option("--filter", "-f", metavar="JMESPATH", show_default=False,
                  help='Only what passes this expression, such as "level == `3`".'),
 ]  # fmt: skip
-_FORMATS: Final = ("hdf", "netcdf", "grib", "zarr", "tiff")
 
 lake = typer.Typer(no_args_is_help=True, help="Many repositories under one root.")
 
@@ -69,7 +66,7 @@ def ls(
       icechunk lake ls my-lake
       icechunk lake ls s3://bucket/lake ocean --filter "level == `3`"
     """
-    entries = _client(root, storage_option).list_repos(org, filter_metadata=filter_metadata)
+    entries = _existing(root, storage_option).list_repos(org, filter_metadata=filter_metadata)
     data = [entry.to_dict() for entry in entries]
     Output.from_streams(as_json=as_json).show(data, _entries(entries))
 
@@ -96,11 +93,11 @@ def create(
     name: Name,
     *,
     description: Annotated[
-        str | None, typer.Option("--description", "-d", metavar="TEXT", help="For people.")
+        str | None, typer.Option("--description", metavar="TEXT", help="For people.")
     ] = None,
     metadata: Annotated[
         list[str] | None,
-        typer.Option("--metadata", "-m", metavar="KEY=VALUE", help="To filter by. Repeatable."),
+        typer.Option("--metadata", metavar="KEY=VALUE", help="To filter by. Repeatable."),
     ] = None,
     as_json: AsJson = False,
     storage_option: StorageOptions = None,
@@ -109,7 +106,7 @@ def create(
 
     For example:
       icechunk lake create my-lake ocean/sst
-      icechunk lake create my-lake ocean/sst -d "sea surface temperature" -m level=3
+      icechunk lake create my-lake ocean/sst --description "sea surface" --metadata level=3
     """
     client = _client(root, storage_option)
     facts = {key: _decoded(value) for key, value in parse_pairs(metadata, "--metadata").items()}
@@ -146,7 +143,7 @@ def delete(
     For example:
       icechunk lake delete my-lake ocean/sst --confirm ocean/sst
     """
-    client = _client(root, storage_option)
+    client = _existing(root, storage_option)
     if confirm is None:
         if not sys.stdin.isatty():
             raise CommandError(
@@ -235,88 +232,24 @@ def _sessions(found: Sequence[SessionInfo]) -> RenderableType:
     return table
 
 
-def virtualize(
-    files: Annotated[
-        list[str],
-        typer.Argument(metavar="FILES... REPO", help="Files, and the repository last.",
-                       show_default=False),
-    ],
-    *,
-    path: Annotated[
-        str, typer.Option("--path", "-p", metavar="PATH", help="Group to add to.")
-    ] = "",
-    file_format: Annotated[
-        str | None,
-        typer.Option("--format", metavar="|".join(_FORMATS), show_default=False,
-                     help="Their format; by how they begin unless given."),
-    ] = None,
-    concat_dim: Annotated[
-        str | None,
-        typer.Option("--concat-dim", metavar="DIM", help="Along which several files follow."),
-    ] = None,
-    append_dim: Annotated[
-        str | None,
-        typer.Option("--append-dim", metavar="DIM", help="Follow what is there along a dimension."),
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="Of the array of a TIFF file.")
-    ] = None,
-    branch: Annotated[str, typer.Option("--branch", "-b", metavar="NAME")] = "main",
-    message: Annotated[str | None, typer.Option("--message", "-m", metavar="TEXT")] = None,
-    as_json: AsJson = False,
-    storage_option: StorageOptions = None,
-    source_option: Annotated[
-        list[str] | None,
-        typer.Option("--source-option", metavar="KEY=VALUE", show_default=False,
-                     help="How to reach the files. Repeatable."),
-    ] = None,
-) -> None:  # fmt: skip
-    """Refer to the chunks of files in other formats, without copying them, and commit.
-
-    For example:
-      icechunk virtualize data.nc my-repo
-      icechunk virtualize day1.nc day2.nc my-repo --concat-dim time --path sst
-      icechunk virtualize s3://bucket/scene.tif my-repo --name image --source-option anon=true
-    """
-    *sources, repo = files
-    if not sources:
-        raise CommandError(
-            "which files, and into which repository?",
-            "Say icechunk virtualize FILES... REPO",
-            ExitCode.USAGE,
-        )
-    if file_format is not None and file_format not in _FORMATS:
-        raise CommandError(
-            f"no format {file_format!r}", f"There are: {', '.join(_FORMATS)}", ExitCode.USAGE
-        )
-    request = VirtualRequest(
-        files=tuple(sources),
-        format_name=file_format,
-        path=path,
-        concat_dim=concat_dim,
-        append_dim=append_dim,
-        array_name=name,
-        source_options=parse_pairs(source_option, "--source-option"),
-    )
-    storage = storage_for_url(repo, **parse_pairs(storage_option, "--storage-option"))
-    done = add_files(storage, request, branch=branch, message=message)
-    output = Output.from_streams(as_json=as_json)
-    if as_json:
-        output.show(done.to_dict(), "")
-    output.done(
-        f"{count_text(len(sources), 'file')}, {count_text(done.references, 'reference')} in "
-        f"/{path.strip('/')} of {repo}: commit {done.commit}"
-    )
-    for prefix in done.prefixes:
-        output.say(f"  chunks are read from {prefix}")
-
-
 def _client(root: str, storage_option: list[str] | None) -> Client:
     return Client(root, **parse_pairs(storage_option, "--storage-option"))
 
 
-def _repo(root: str, name: str, storage_option: list[str] | None) -> Repo:
+def _existing(root: str, storage_option: list[str] | None) -> Client:
     client = _client(root, storage_option)
+    if not client.exists():
+        raise CommandError(
+            f"there is no lake at {root}",
+            f"Check the place. The first repository makes a lake: icechunk lake create {root} "
+            "ORG/NAME",
+            ExitCode.NOT_FOUND,
+        )
+    return client
+
+
+def _repo(root: str, name: str, storage_option: list[str] | None) -> Repo:
+    client = _existing(root, storage_option)
     try:
         return client.get_repo(name)
     except RepositoryNotFoundError as error:

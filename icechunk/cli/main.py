@@ -10,7 +10,7 @@ from typing import Annotated, Final
 import typer
 
 from icechunk._version import __version__
-from icechunk.cli import contents, demo, history, ingest, jobs, lake, refs
+from icechunk.cli import contents, demo, history, ingest, jobs, lake, refs, virtualize
 from icechunk.cli.app import command, help_text, interrupt_on_terminate
 from icechunk.cli.exits import EXIT_CODE_HELP
 
@@ -59,7 +59,7 @@ _MANAGE = "Manage"
 
 app.command("demo", rich_help_panel=_START)(command(demo.demo))
 app.command("ingest", rich_help_panel=_START)(command(ingest.ingest))
-app.command("virtualize", rich_help_panel=_START)(command(lake.virtualize))
+app.command("virtualize", rich_help_panel=_START)(command(virtualize.virtualize))
 app.command("log", rich_help_panel=_LOOK)(command(history.log))
 app.command("show", rich_help_panel=_LOOK)(command(history.show))
 app.command("diff", rich_help_panel=_LOOK)(command(history.diff))

@@ -7,7 +7,7 @@ preconditions on the state it is given and returns the changed state and the log
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from icechunk.core.features import Feature, require_feature
@@ -148,11 +148,38 @@ def record_of(
     )
 
 
-def advance_branch(branch: str, snapshot: Snapshot, base: ObjectId) -> Change:
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """A condition on the metadata of the repository, looked at when a commit takes place.
+
+    Whoever puts another value there stops the commits that were prepared before, however late they
+    come.
+
+    Parameters
+    ----------
+    key : str
+        Of the metadata.
+    value : str or None
+        What it must be; None for not there.
+    """
+
+    key: str
+    value: str | None
+
+
+def advance_branch(
+    branch: str, snapshot: Snapshot, base: ObjectId, fence: Fence | None = None
+) -> Change:
     """Plan to make a new snapshot the tip of a branch that is at ``base``."""
 
     def change(info: RepoInfo) -> tuple[RepoInfo, UpdateKind]:
         _require_at(info, branch, base)
+        if fence is not None and info.metadata.get(fence.key) != fence.value:
+            raise SessionStateError(
+                "the commit was stopped: another process took it over while this one was paused, "
+                f"and went on ({fence.key} in the repository's metadata). See what became of it.",
+                ErrorKind.NOT_ALLOWED,
+            )
         return (
             _with_tip(info, branch, record_of(snapshot, base)),
             NewCommit(branch=branch, new_snap_id=snapshot.id),

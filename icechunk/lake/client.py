@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,7 @@ class AsyncClient:
 
     Parameters
     ----------
-    root : str
+    root : str or path
         A directory, or any storage URL. A lake needs no preparation: the first repository makes
         the catalog.
     author : Author, optional
@@ -52,8 +53,16 @@ class AsyncClient:
     changed by compare-and-swap.
     """
 
-    def __init__(self, root: str, *, author: Author | None = None, **storage_options: Any) -> None:
-        self._root = LakeRoot(root, storage_options)
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        author: Author | None = None,
+        **storage_options: Any,
+    ) -> None:
+        self._root = LakeRoot(
+            os.fspath(root) if isinstance(root, os.PathLike) else root, storage_options
+        )
         self._author = author or Author.from_env()
 
     @property
@@ -68,6 +77,18 @@ class AsyncClient:
 
     def __repr__(self) -> str:
         return f"<icechunk.lake.{type(self).__name__} {self._root.storage().description}>"
+
+    async def exists(self) -> bool:
+        """Say whether there is a lake at the root: its first repository makes it.
+
+        Raises
+        ------
+        FormatError
+            What is there is no catalog.
+        StorageError
+            The place cannot be read.
+        """
+        return await self._root.exists()
 
     async def create_repo(
         self,
@@ -139,9 +160,10 @@ class AsyncClient:
         Raises
         ------
         RepositoryNotFoundError
-            Kind ``repository-not-found``; the message lists those there are.
+            Kind ``repository-not-found``; the message lists those there are, or says that there is
+            no lake.
         """
-        entry = (await self._root.read()).entry(RepoName.parse(name))
+        entry = await self._entry(name)
         repository = await Repository.open_async(
             self._root.storage(entry.location), config, authorize_virtual_chunk_access
         )
@@ -176,7 +198,7 @@ class AsyncClient:
     async def list_repos(
         self, org: str | None = None, *, filter_metadata: str | Mapping[str, Any] | None = None
     ) -> Sequence[RepoEntry]:
-        """Return the repositories of the lake, by name.
+        """Return the repositories of the lake, by name; none where no lake is, see `exists`.
 
         Parameters
         ----------
@@ -211,7 +233,7 @@ class AsyncClient:
 
     async def get_metadata(self, name: str) -> dict[str, Any]:
         """Return the metadata of a repository; raises as `get_repo`."""
-        return dict((await self._root.read()).entry(RepoName.parse(name)).metadata)
+        return dict((await self._entry(name)).metadata)
 
     async def set_metadata(self, name: str, metadata: Mapping[str, Any]) -> None:
         """Replace the metadata of a repository; raises as `get_repo`."""
@@ -227,6 +249,15 @@ class AsyncClient:
             return catalog.with_metadata(repo_name, {**present, **plain})
 
         return dict((await self._root.change(edit)).entry(repo_name).metadata)
+
+    async def _entry(self, name: str) -> RepoEntry:
+        repo_name, catalog = RepoName.parse(name), await self._root.read()
+        if not catalog.repos and not await self._root.exists():
+            raise RepositoryNotFoundError(
+                f"no repository {name}: there is no lake at {self.root} yet. If the place is "
+                f"right, client.create_repo({name!r}) makes both."
+            )
+        return catalog.entry(repo_name)
 
     async def delete_repo(self, name: str, *, confirm: str) -> None:
         """Delete a repository with everything in it; there is no way back.
@@ -280,23 +311,68 @@ class Client(ClientTwins):
     ['ocean/sst']
     """
 
-    def __init__(self, root: str, *, author: Author | None = None, **storage_options: Any) -> None:
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        author: Author | None = None,
+        **storage_options: Any,
+    ) -> None:
         self._async = AsyncClient(root, author=author, **storage_options)
 
     def __repr__(self) -> str:
         return repr(self._async).replace("AsyncClient", "Client")
 
-    def create_repo(self, name: str, **options: Any) -> Repo:
+    def create_repo(
+        self,
+        name: str,
+        *,
+        description: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        config: RepositoryConfig | None = None,
+        authorize_virtual_chunk_access: VirtualAccess | None = None,
+    ) -> Repo:
         """Make a repository; parameters as `AsyncClient.create_repo`."""
-        return Repo(run(self._async.create_repo(name, **options)))
+        made = self._async.create_repo(
+            name,
+            description=description,
+            metadata=metadata,
+            config=config,
+            authorize_virtual_chunk_access=authorize_virtual_chunk_access,
+        )
+        return Repo(run(made))
 
-    def get_repo(self, name: str, **options: Any) -> Repo:
+    def get_repo(
+        self,
+        name: str,
+        *,
+        config: RepositoryConfig | None = None,
+        authorize_virtual_chunk_access: VirtualAccess | None = None,
+    ) -> Repo:
         """Open a repository; parameters as `AsyncClient.get_repo`."""
-        return Repo(run(self._async.get_repo(name, **options)))
+        opened = self._async.get_repo(
+            name, config=config, authorize_virtual_chunk_access=authorize_virtual_chunk_access
+        )
+        return Repo(run(opened))
 
-    def get_or_create_repo(self, name: str, **options: Any) -> Repo:
+    def get_or_create_repo(
+        self,
+        name: str,
+        *,
+        description: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        config: RepositoryConfig | None = None,
+        authorize_virtual_chunk_access: VirtualAccess | None = None,
+    ) -> Repo:
         """Open or make a repository; parameters as `AsyncClient.get_or_create_repo`."""
-        return Repo(run(self._async.get_or_create_repo(name, **options)))
+        made = self._async.get_or_create_repo(
+            name,
+            description=description,
+            metadata=metadata,
+            config=config,
+            authorize_virtual_chunk_access=authorize_virtual_chunk_access,
+        )
+        return Repo(run(made))
 
 
 def _with_new(catalog: Catalog, entry: RepoEntry) -> Catalog:

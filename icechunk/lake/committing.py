@@ -13,8 +13,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from icechunk.core.conflicts import ConflictDetector
+from icechunk.core.history import Fence
 from icechunk.core.merge import ChunkPolicy
-from icechunk.errors import IcechunkError
+from icechunk.errors import IcechunkError, RefNotFoundError
 from icechunk.ids import id_text, parse_object_id
 from icechunk.lake.durable import checkout_on
 from icechunk.lake.record import State, now
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 COMMIT_SESSION_KEY: Final = "lake_session"
 """Commit metadata that names the session a commit was made of."""
+
+_FENCE: Final = "lake_fence:"
+"""Repository metadata, followed by a session's id: who took its commit over last."""
 
 _LEASE: Final = timedelta(minutes=2)
 _RENEWAL: Final = timedelta(seconds=30)
@@ -95,23 +99,21 @@ async def commit_session(
     A session is committed once. Whoever dies between the commit and the note of it leaves the
     session marked; the next one to commit it looks for the session in the history first.
     """
-    durable.require_branch()
+    branch = durable.require_branch()
     await durable.saved()
     if not durable.is_stored:
         durable.require_usable()
         return None
+    request = CommitRequest(
+        branch=branch,
+        message=message,
+        metadata=metadata,
+        solver=ConflictDetector() if auto_ff else None,
+        max_rebases=_REBASES,
+    )
     async with durable.one_commit, _claim_held(durable):
-        try:
-            done = await _found_in_history(durable)
-            if done is None:
-                done = await _commit_once(
-                    durable, message, metadata, auto_ff=auto_ff, policy=policy
-                )
-        except IcechunkError:
-            done = await _found_in_history(durable)
-            if done is None:
-                await durable.change(lambda info: info.released(durable.joiner), guarded=False)
-                raise
+        fenced = replace(request, fence=await _fence_of(durable))
+        done = await _committed_once(durable, fenced, policy)
         if done is None:
             await durable.change(lambda info: info.released(durable.joiner), guarded=False)
             return None
@@ -120,6 +122,21 @@ async def commit_session(
         )
     await durable.discard_items()
     return done
+
+
+async def _committed_once(
+    durable: DurableSession, request: CommitRequest, policy: ChunkPolicy
+) -> str | None:
+    """Commit, unless somebody did before dying; what fails gives the session back."""
+    try:
+        done = await _found_in_history(durable)
+        return done if done is not None else await _commit(durable, request, policy)
+    except IcechunkError:
+        done = await _found_in_history(durable)
+        if done is None:
+            await durable.change(lambda info: info.released(durable.joiner), guarded=False)
+            raise
+        return done
 
 
 @asynccontextmanager
@@ -148,26 +165,29 @@ async def _claim_held(durable: DurableSession) -> AsyncIterator[None]:
         await asyncio.wait([renewal])
 
 
-async def _commit_once(
-    durable: DurableSession,
-    message: str,
-    metadata: Mapping[str, Any],
-    *,
-    auto_ff: bool,
-    policy: ChunkPolicy,
+async def _fence_of(durable: DurableSession) -> Fence | None:
+    """Return what stops this commit once another takes it over; stop those begun before this one.
+
+    A claim that ran out while its holder was paused is taken over. Should that fail, the session
+    takes changes again, and the paused commit, which lacks them, must not come after all.
+    """
+    if durable.repository.state.assets.spec_version == 1:
+        return None  # it has no metadata that changes together with its branches
+    key, value = _FENCE + durable.info.session_id, durable.info.fence
+    if value is not None and value.startswith(durable.joiner):
+        await durable.repository.update_metadata_async({key: value})
+    return Fence(key, value)
+
+
+async def _commit(
+    durable: DurableSession, request: CommitRequest, policy: ChunkPolicy
 ) -> str | None:
     checkout = await _united_checkout(durable, policy)
     if checkout.changes.is_empty():
         return None
     default = durable.repository.state.default_metadata
-    request = CommitRequest(
-        branch=durable.require_branch(),
-        message=message,
-        metadata={**default, **metadata, COMMIT_SESSION_KEY: durable.info.session_id},
-        solver=ConflictDetector() if auto_ff else None,
-        max_rebases=_REBASES,
-    )
-    return id_text(await commit_changes(checkout, request))
+    named = {**default, **request.metadata, COMMIT_SESSION_KEY: durable.info.session_id}
+    return id_text(await commit_changes(checkout, replace(request, metadata=named)))
 
 
 async def _united_checkout(
@@ -187,9 +207,12 @@ async def _united_checkout(
 
 async def _found_in_history(durable: DurableSession) -> str | None:
     """Return the commit this session became, if somebody died before noting it."""
-    async for snapshot in durable.repository.async_ancestry(branch=durable.require_branch()):
-        if snapshot.id == durable.info.base:
-            return None
-        if snapshot.metadata.get(COMMIT_SESSION_KEY) == durable.info.session_id:
-            return snapshot.id
+    try:
+        async for snapshot in durable.repository.async_ancestry(branch=durable.require_branch()):
+            if snapshot.id == durable.info.base:
+                return None
+            if snapshot.metadata.get(COMMIT_SESSION_KEY) == durable.info.session_id:
+                return snapshot.id
+    except RefNotFoundError:
+        return None  # the branch was deleted, and its history with it
     return None

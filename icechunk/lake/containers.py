@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from icechunk.assets.refs import update_repo
 from icechunk.config import RepositoryConfig
 from icechunk.container_access import containers_credentials
 from icechunk.credentials import (
@@ -14,6 +16,7 @@ from icechunk.credentials import (
     s3_anonymous_credentials,
     s3_static_credentials,
 )
+from icechunk.format.updates import ConfigChanged
 from icechunk.object_store_config import (
     ObjectStoreConfig,
     azure_store,
@@ -22,13 +25,20 @@ from icechunk.object_store_config import (
     local_filesystem_store,
     s3_store,
 )
+from icechunk.persisted_config import to_persisted
 from icechunk.virtual_containers import VirtualChunkContainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from icechunk.core.history import Change
+    from icechunk.format.repo_info import RepoInfo
+    from icechunk.format.updates import UpdateKind
     from icechunk.object_store_config import AnyObjectStoreConfig
     from icechunk.repository import Repository
+
+
+_CONTAINERS: Final = "virtual_chunk_containers"
 
 
 async def reaching(
@@ -53,19 +63,38 @@ async def reaching(
     config = RepositoryConfig.default().merge(repository.config)
     access = dict(repository.state.virtual.authorized)
     known = tuple(config.virtual_chunk_containers or {})
-    wanted = [prefix for prefix in sorted(prefixes) if not prefix.startswith(known or ("\0",))]
-    for prefix in wanted:
-        config.set_virtual_chunk_container(
-            VirtualChunkContainer(prefix, _store_for(prefix, options))
-        )
+    wanted = RepositoryConfig.default()
+    for prefix in sorted(prefixes):
+        if not prefix.startswith(known or ("\0",)):
+            container = VirtualChunkContainer(prefix, _store_for(prefix, options))
+            config.set_virtual_chunk_container(container)
+            wanted.set_virtual_chunk_container(container)
     for prefix in prefixes:
         at = next((start for start in known if prefix.startswith(start)), prefix)
         if access.get(at) is None:
             access[at] = _credential_for(at, options)
     reopened = await repository.reopen_async(config, access)
-    if wanted:
+    if wanted.virtual_chunk_containers and repository.state.assets.spec_version == 1:
         await reopened.save_config_async()
+    elif wanted.virtual_chunk_containers:
+        await update_repo(repository.state.assets, _with_containers(repository, wanted))
     return reopened
+
+
+def _with_containers(repository: Repository, wanted: RepositoryConfig) -> Change:
+    """Return the change that stores more containers, beside those others stored meanwhile.
+
+    Nothing else of the configuration is stored: it may be this process's own.
+    """
+    settings = RepositoryConfig(storage=repository.storage.default_settings())
+    ours = to_persisted(settings.merge(wanted))
+
+    def change(info: RepoInfo) -> tuple[RepoInfo, UpdateKind]:
+        stored = info.config or ours
+        containers = {**ours[_CONTAINERS], **(stored.get(_CONTAINERS) or {})}
+        return replace(info, config={**stored, _CONTAINERS: containers}), ConfigChanged()
+
+    return change
 
 
 def _store_for(prefix: str, options: Mapping[str, Any]) -> AnyObjectStoreConfig:

@@ -163,7 +163,15 @@ class DurableSession:
             Kind ``not-allowed``; it has expired, or was committed or abandoned. One that somebody
             is committing can be joined, to take the commit over should that have died.
         """
-        info = SessionInfo.from_record(await Shelf(repository.storage).record(session_id))
+        try:
+            record = await Shelf(repository.storage).record(session_id)
+        except NotFoundError as e:
+            raise NotFoundError(
+                f"there is no session {session_id!r} in this repository: it ended and was removed, "
+                "or is one of another. repo.list_active_sessions() returns those that are open.",
+                ErrorKind.KEY_NOT_FOUND,
+            ) from e
+        info = SessionInfo.from_record(record)
         if not info.is_active(at := now()):
             info.require_active(at)
         parts = await load_parts(Shelf(repository.storage), session_id)

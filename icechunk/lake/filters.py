@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import jmespath
 from jmespath.exceptions import JMESPathError
+from jmespath.visitor import TreeInterpreter
 
 from icechunk.errors import ErrorKind, InvalidInputError
 
@@ -26,7 +27,8 @@ def compiled_filter(expression: str) -> Callable[[Any], bool]:
     ----------
     expression : str
         JMESPath; a document passes where its result is true in JMESPath's sense: anything but
-        false, null, an empty text, list or object.
+        false, null, an empty text, list or object. Numbers and texts have no order between them: a
+        document in which a key is of the other kind does not pass.
 
     Raises
     ------
@@ -50,12 +52,23 @@ def compiled_filter(expression: str) -> Callable[[Any], bool]:
 
     def passes(document: Any) -> bool:
         try:
-            found = parsed.search(nan_as_text(document))
+            found = _Interpreter().visit(parsed.parsed, nan_as_text(document))
         except JMESPathError as e:
             raise _bad(expression, e) from e
         return found is not None and found is not False and found not in ("", [], {})
 
     return passes
+
+
+class _Interpreter(TreeInterpreter):  # type: ignore[misc] # jmespath has no annotations
+    """JMESPath's, where values that have no order make null, as the specification says."""
+
+    def visit_comparator(self, node: Any, value: Any) -> Any:
+        """Return the result of a comparison; the library raises where types differ."""
+        try:
+            return super().visit_comparator(node, value)
+        except TypeError:
+            return None
 
 
 def nan_as_text(value: Any) -> Any:

@@ -67,6 +67,8 @@ class SessionInfo:
         Token of the one who commits it just now.
     lease_until : datetime or None
         Until when nobody else may take the commit over.
+    fence : str or None
+        Of the last one who took a commit over. Commits that were begun before are stopped by it.
     """
 
     session_id: str
@@ -80,6 +82,7 @@ class SessionInfo:
     commit: str | None = None
     committer: str | None = None
     lease_until: datetime | None = None
+    fence: str | None = None
 
     def is_active(self, at: datetime) -> bool:
         """Say whether the session takes changes at a time, or is being committed."""
@@ -113,14 +116,17 @@ class SessionInfo:
         return replace(self, expires_at=self.created_at + checked_life(expires_in))
 
     def claimed(self, committer: str, at: datetime, lease: timedelta) -> Self:
-        """Return the session as it is while somebody commits it.
+        """Return the session as it is while somebody commits it, with a new fence if taken over.
 
         Raises
         ------
         SessionStateError
             Kind ``not-allowed``; it ended, or another is committing it.
         """
+        fence = self.fence
         if self.state is State.COMMITTING:
+            if self.committer != committer:
+                fence = f"{committer}-{microseconds_of(at)}"
             if self.committer != committer and self.lease_until and at < self.lease_until:
                 raise SessionStateError(
                     f"session {self.session_id} is being committed by another process. Should "
@@ -136,7 +142,13 @@ class SessionInfo:
                 )
         else:
             self.require_active(at)
-        return replace(self, state=State.COMMITTING, committer=committer, lease_until=at + lease)
+        return replace(
+            self,
+            state=State.COMMITTING,
+            committer=committer,
+            lease_until=at + lease,
+            fence=fence,
+        )
 
     def renewed(self, committer: str, lease_until: datetime) -> Self:
         """Return the session with a longer claim, if it is still that committer's."""
@@ -173,6 +185,7 @@ class SessionInfo:
                 "commit": self.commit,
                 "committer": self.committer,
                 "lease_until_us": _optional_microseconds(self.lease_until),
+                "fence": self.fence,
             },
         )
 
@@ -200,6 +213,7 @@ class SessionInfo:
                 commit=facts["commit"],
                 committer=facts["committer"],
                 lease_until=_optional_time(facts["lease_until_us"]),
+                fence=facts.get("fence"),
             )
         except (KeyError, TypeError, ValueError) as e:
             raise FormatError(

@@ -26,6 +26,7 @@ class AsyncRefs:
     _name: RepoName
     session: Callable[[], Awaitable[AsyncLocalWriteSession | LocalReadSession]]
     checkout: Callable[..., Awaitable[str]]
+    resolved: Callable[[str], Awaitable[tuple[str | None, str]]]
 
     async def branches(self) -> list[str]:
         """Return the names of all branches, sorted."""
@@ -70,7 +71,8 @@ class AsyncRefs:
         tag_name : str
             The name.
         commit_id : str, optional
-            The commit; the one the current session is on when omitted.
+            The commit, or a branch or tag that names it; the one the current session is on when
+            omitted.
         message : str, optional
             What it is for; kept in the repository's metadata.
 
@@ -78,10 +80,13 @@ class AsyncRefs:
         ------
         AlreadyExistsError
             Kind ``tag-already-exists``.
-        SnapshotNotFoundError
+        RefNotFoundError
             No such commit.
         """
-        commit = commit_id or (await self.session()).base_commit
+        if commit_id is None:
+            commit = (await self.session()).base_commit
+        else:
+            _, commit = await self.resolved(commit_id)
         await self._repository.create_tag_async(tag_name, commit)
         if message is not None:
             # A key of its own, so that tags made at the same time keep their messages.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import zarr
@@ -218,7 +219,7 @@ class AsyncRepo(AsyncRefs, AsyncVirtualRepo):
         self, ref: str, expires_in: timedelta, message: str | None, *, for_writing: bool
     ) -> AsyncLocalWriteSession | LocalReadSession:
         life = checked_life(expires_in)
-        branch, commit = await self._resolved(ref)
+        branch, commit = await self.resolved(ref)
         if not for_writing:
             session = await self._repository.readonly_session_async(snapshot_id=commit)
             await session.checkout.ready()
@@ -235,8 +236,19 @@ class AsyncRepo(AsyncRefs, AsyncVirtualRepo):
         )
         return AsyncLocalWriteSession(await DurableSession.begin(self._repository, info))
 
-    async def _resolved(self, ref: str) -> tuple[str | None, str]:
-        """Return the branch that a ref names, if it does, and its commit."""
+    async def resolved(self, ref: str) -> tuple[str | None, str]:
+        """Return the branch that a ref names, if it does, and its commit.
+
+        Parameters
+        ----------
+        ref : str
+            Branch, tag or commit id.
+
+        Raises
+        ------
+        RefNotFoundError
+            There is none of that name.
+        """
         repository = self._repository
         if ref in await repository.list_branches_async():
             return ref, await repository.lookup_branch_async(ref)
@@ -305,6 +317,11 @@ class AsyncRepo(AsyncRefs, AsyncVirtualRepo):
         ConflictError
             The branch moved, and ``auto_ff`` is off.
         """
+        if on_chunk_conflict not in set(ChunkPolicy):
+            raise InvalidInputError(
+                f"on_chunk_conflict={on_chunk_conflict!r} is none of {', '.join(ChunkPolicy)}.",
+                ErrorKind.NOT_ALLOWED,
+            )
         session = await self._writing()
         durable = session.durable
         branch = durable.require_branch()
@@ -442,9 +459,23 @@ class Repo(RepoTwins, Refs, VirtualRepo):
     def __repr__(self) -> str:
         return repr(self._async).replace("AsyncRepo", "Repo")
 
-    def create_session(self, *args: Any, **kwargs: Any) -> LocalWriteSession | LocalReadSession:
+    def create_session(
+        self,
+        ref: str = "main",
+        for_writing: bool = DEFAULT_IS_WRITE_SESSION,
+        expires_in: timedelta = DEFAULT_EXPIRES_IN,
+        message: str | None = None,
+    ) -> LocalWriteSession | LocalReadSession:
         """Open a session; parameters as `AsyncRepo.create_session`."""
-        return _blocking(run(self._async.create_session(*args, **kwargs)))
+        return _blocking(run(self._async.create_session(ref, for_writing, expires_in, message)))
+
+    def status(self, limit: int = 1000) -> SessionStatus:
+        """Return what the current session changed; as `AsyncRepo.status`."""
+        status = run(self._async.status(limit))
+        session = status.session
+        if isinstance(session, AsyncLocalWriteSession):
+            return replace(status, session=LocalWriteSession(session))
+        return status
 
     def join_session(self, session_id: str) -> LocalWriteSession:
         """Join a session; as `AsyncRepo.join_session`."""

@@ -60,6 +60,10 @@ class LakeRoot:
         """
         return (await self._versioned())[0]
 
+    async def exists(self) -> bool:
+        """Say whether there is a lake; raises as `read`."""
+        return (await self._versioned())[1] is not None
+
     async def change(self, edit: Callable[[Catalog], Catalog]) -> Catalog:
         """Change the catalog: read, edit, and write it if nobody else did meanwhile.
 

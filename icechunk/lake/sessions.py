@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from icechunk._io.loop import run
 from icechunk._sync.lake_sessions import LocalWriteSessionTwins
 from icechunk.format.chunk_table import ChunkKind
+from icechunk.lake.durable import DurableSession
 from icechunk.lake.store import LakeStore
 from icechunk.paths import NodePath, chunk_key_prefix, metadata_key
 
@@ -16,8 +18,8 @@ if TYPE_CHECKING:
 
     from icechunk.core.changes import ChangeSet
     from icechunk.format.snapshot import NodeTable
-    from icechunk.lake.durable import DurableSession
     from icechunk.lake.record import SessionInfo
+    from icechunk.repository import Repository
     from icechunk.session import Session
     from icechunk.store import IcechunkStore
 
@@ -61,11 +63,15 @@ class AsyncLocalWriteSession:
     Notes
     -----
     What was written stays in the session until it is committed, abandoned or expires, whatever
-    happens to the processes that wrote it.
+    happens to the processes that wrote it. In another process a pickled one joins under its id.
     """
 
     def __init__(self, durable: DurableSession) -> None:
         self._durable = durable
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        durable = self._durable
+        return _joined, (durable.repository, run(durable.store()))
 
     @property
     def durable(self) -> DurableSession:
@@ -226,6 +232,10 @@ class LocalReadSession:
 
     def __repr__(self) -> str:
         return f"<icechunk.lake.LocalReadSession on {self._branch or self.base_commit}>"
+
+
+def _joined(repository: Repository, session_id: str) -> AsyncLocalWriteSession:
+    return AsyncLocalWriteSession(run(DurableSession.join(repository, session_id)))
 
 
 def _modified(base: NodeTable, changes: ChangeSet) -> Iterator[tuple[str, bool]]:

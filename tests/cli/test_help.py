@@ -62,6 +62,21 @@ def test_the_reference_has_every_exit_code() -> None:
     assert {int(n) for n in re.findall(r"^\| (\d+) \|", REFERENCE, re.MULTILINE)} == set(ExitCode)
 
 
+def test_one_letter_is_one_option_everywhere() -> None:
+    letters: dict[str, set[str]] = {}
+    names: dict[str, set[str]] = {}
+    for command in commands().values():
+        for parameter in command.params:
+            long = [text for text in parameter.opts if text.startswith("--")]
+            short = [text for text in parameter.opts if re.fullmatch("-[a-z]", text)]
+            for text in short:
+                letters.setdefault(text, set()).add(long[0])
+            if long and long[0] != "--help":
+                names.setdefault(long[0], set()).add("".join(short))
+    assert [each for each in letters.items() if len(each[1]) > 1] == []
+    assert [each for each in names.items() if len(each[1]) > 1] == []
+
+
 def test_version(cli: Cli) -> None:
     assert cli("--version").out == f"icechunk {__version__}\n"
 

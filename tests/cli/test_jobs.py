@@ -72,7 +72,9 @@ def test_what_goes_wrong_has_its_exit_code(cli: Cli) -> None:
     assert "SOURCE" in cli("ingest", "repo", code=2).err
     assert "takes neither" in cli("ingest", "a.nc", "repo", "--resume", "year", code=2).err
     assert "goes with --job" in cli("ingest", *names, "repo", "--unit-size", 2, code=2).err
-    assert "--mode does not" in cli("ingest", "0.nc", "repo", "--job", "j", "-m", "a", code=2).err
+    assert (
+        "--mode does not" in cli("ingest", "0.nc", "repo", "--job", "j", "--mode", "a", code=2).err
+    )
     assert (
         "commit_every" in cli("ingest", *names, "repo", *TERMS, "--commit-every", "x", code=2).err
     )

@@ -39,6 +39,19 @@ def test_a_lake_begins_with_its_first_repository(client):
     assert client.get_repo("ocean/sst").name == "ocean/sst"
 
 
+def test_whether_there_is_a_lake(tmp_path):
+    client = Client(tmp_path / "lake")
+    assert (client.exists(), names(client)) == (False, [])
+    for attempt in (client.get_repo, client.get_metadata):
+        with pytest.raises(RepositoryNotFoundError, match=r"no lake at .*lake yet"):
+            attempt("a/b")
+    client.create_repo("a/b")
+    client.delete_repo("a/b", confirm="a/b")
+    assert (client.exists(), names(client)) == (True, [])
+    with pytest.raises(RepositoryNotFoundError, match="there are: none"):
+        client.get_repo("a/b")
+
+
 def test_a_taken_name_is_refused_and_leaves_nothing(client, tmp_path):
     client.create_repo("a/b")
     with pytest.raises(AlreadyExistsError, match="get_repo"):

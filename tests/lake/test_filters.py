@@ -42,6 +42,8 @@ DOCUMENT = {
         ("foo == bar", True),
         ('contains(keys(@), "foo") && contains(keys(@), "bar") && foo == bar', False),
         ("foo", False),
+        ("number > 'a'", False),
+        ("number > 'a' || band == 'red'", True),
         ("`0`", True),
         ("`[]`", False),
         ("''", False),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import io
+import pickle
 from datetime import timedelta
 
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from rich.console import Console
 from zarr.core.buffer import default_buffer_prototype
 
@@ -22,8 +25,50 @@ from icechunk.errors import (
     RefNotFoundError,
     SessionStateError,
 )
-from icechunk.lake import AsyncRepo, LocalReadSession, Repo
+from icechunk.lake import AsyncRepo, LocalReadSession, LocalWriteSession, Repo
 from tests.lake.conftest import AUTHOR, committed_array, make_array
+
+EMPTY = inspect.Parameter.empty
+
+
+# Of each method in the document, its parameters with their defaults.
+LIFE = timedelta(hours=24)
+CHECKOUT = {"ref": "main", "session_token": None, "for_writing": True, "expires_in": LIFE}
+SESSION = {"ref": "main", "for_writing": True, "expires_in": LIFE, "message": None}
+METHODS: dict[str, dict[str, object]] = {
+    "ping": {},
+    "checkout": CHECKOUT,
+    "commit": {"message": EMPTY, "auto_ff": True, "checkout_for_writing": True},
+    "fast_forward": {},
+    "tag": {"tag_name": EMPTY, "commit_id": None, "message": None},
+    "delete_tag": {"tag_name": EMPTY},
+    "new_branch": {"branch": EMPTY},
+    "delete_branch": {"branch": EMPTY},
+    "list_active_sessions": {},
+    "create_session": SESSION,
+    "join_session": {"session_id": EMPTY},
+    "status": {"limit": 1000},
+    "commit_data": {"refresh": False},
+    "tree": {"prefix": "", "depth": 10, "filter": None},
+    "filter_metadata": {"filter": EMPTY},
+    "add_kerchunk_references": {"refs": EMPTY, "path": EMPTY, "kwargs": EMPTY},
+    "add_virtual_grib": {"grib_uri": EMPTY, "path": EMPTY, "kwargs": EMPTY},
+    "add_virtual_hdf": {"hdf_uri": EMPTY, "path": EMPTY, "kwargs": EMPTY},
+    "add_virtual_netcdf": {"netcdf_uri": EMPTY, "path": EMPTY, "kwargs": EMPTY},
+    "add_virtual_zarr": {"zarr_uri": EMPTY, "path": EMPTY, "kwargs": EMPTY},
+    "add_virtual_tiff": {"tiff_uri": EMPTY, "path": EMPTY, "name": EMPTY, "kwargs": EMPTY},
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("kind", [Repo, AsyncRepo])
+def test_parameters_are_those_of_the_document(kind, name):
+    given = inspect.signature(getattr(kind, name)).parameters
+    found = {key: parameter.default for key, parameter in given.items() if key != "self"}
+    found.pop("on_chunk_conflict", None)  # ours
+    assert found == METHODS[name]
+    assert list(found) == list(METHODS[name])
+    assert inspect.iscoroutinefunction(getattr(kind, name)) is (kind is AsyncRepo)
 
 
 def test_ping_and_what_it_is(client, repo):
@@ -45,7 +90,7 @@ def test_checkout_of_branch_tag_and_commit(repo):
     assert repo.checkout() == second
     assert repo.checkout("v1") == first
     assert repo.root_group["t"][3, 3] == 15
-    assert repo.checkout(first[:20], for_writing=False) == first
+    assert repo.checkout(first, for_writing=False) == first
     assert repo.checkout("main", for_writing=False) == second
     assert repo.root_group["t"][3, 3] == 0
     with pytest.raises(ReadOnlyError):
@@ -70,6 +115,40 @@ def test_commit_says_who_and_opens_a_new_session(repo):
     assert isinstance(repo.current, LocalReadSession)
     with pytest.raises(SessionStateError, match="only reads"):
         repo.commit("no")
+
+
+def test_a_commit_after_its_branch_was_deleted_can_go_elsewhere(repo):
+    committed_array(repo)
+    repo.new_branch("trial")
+    repo.root_group["t"][:] = 5
+    repo.delete_branch("trial")
+    with pytest.raises(RefNotFoundError, match="trial"):
+        repo.commit("nowhere")
+    repo.new_branch("again")
+    repo.commit("somewhere")
+    assert repo.root_group["t"][0, 0] == 5
+
+
+def test_what_to_do_with_conflicts_is_one_of_two(repo):
+    with pytest.raises(InvalidInputError, match="none of last, error"):
+        repo.commit("no", on_chunk_conflict="lst")
+
+
+def test_repositories_and_sessions_travel(repo):
+    """What arrives has joined the session, and what it writes is in it."""
+    committed_array(repo)
+    assert pickle.loads(pickle.dumps(repo)).current.base_commit == repo.current.base_commit
+    repo.root_group["t"][0, 0] = 50
+    there = pickle.loads(pickle.dumps(repo))
+    assert there.root_group["t"][0, 0] == 50
+    assert there.current.session_id == repo.current.session_id
+    there.root_group["t"][3, 3] = 60
+    session = pickle.loads(pickle.dumps(repo.current))
+    assert zarr.open_group(session.store)["t"][3, 3] == 60
+    repo.commit("both")
+    assert repo.root_group["t"][3, 3] == 60
+    repo.checkout("main", for_writing=False)
+    assert pickle.loads(pickle.dumps(repo)).root_group["t"][3, 3] == 60
 
 
 def test_commits_of_others_are_gone_past_unless_told(client, repo):
@@ -121,6 +200,10 @@ def test_tags(repo):
     repo.root_group["t"][:] = 0
     repo.commit("zeros")
     assert repo.tag("first", first).commit_id == first
+    assert repo.tag("now", "main").commit_id == repo.commit_log[0].id
+    with pytest.raises(RefNotFoundError, match="no branch, tag or commit 'nothing'"):
+        repo.tag("later", "nothing")
+    repo.delete_tag("now")
     assert repo.tags == ["first", "v1"]
     with pytest.raises(AlreadyExistsError):
         repo.tag("v1")
@@ -183,6 +266,7 @@ def test_status_lists_keys_and_whether_they_were_deleted(repo):
         "ocean/sst",
         repo.current.session_id,
     )
+    assert isinstance(status.session, LocalWriteSession)
     del repo.root_group["t"]
     assert ("t/zarr.json", True) in repo.status().modified_paths
     assert len(repo.status(limit=1).modified_paths) == 1

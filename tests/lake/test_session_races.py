@@ -73,7 +73,7 @@ def test_a_failed_commit_gives_back_only_its_own_claim(client, repo, monkeypatch
         )
         raise icechunk.StorageError("the network is gone")
 
-    monkeypatch.setattr(committing, "_commit_once", overtaken)
+    monkeypatch.setattr(committing, "_commit", overtaken)
     with pytest.raises(icechunk.StorageError, match="network"):
         repo.commit("no")
     info = info_of(repo, session_id)
@@ -105,7 +105,7 @@ def test_a_long_commit_keeps_its_claim(client, repo, monkeypatch):
     repo.root_group["t"][0, 0] = 5
     monkeypatch.setattr(committing, "_LEASE", timedelta(seconds=0.4))
     monkeypatch.setattr(committing, "_RENEWAL", timedelta(seconds=0.05))
-    commit_once, claims = committing._commit_once, set()
+    commit_once, claims = committing._commit, set()
 
     async def slow(*args: Any, **kwargs: Any) -> str | None:
         for _ in range(8):
@@ -116,7 +116,7 @@ def test_a_long_commit_keeps_its_claim(client, repo, monkeypatch):
         return await commit_once(*args, **kwargs)
 
     other = durable_of(joined(client, session_id))
-    monkeypatch.setattr(committing, "_commit_once", slow)
+    monkeypatch.setattr(committing, "_commit", slow)
     assert repo.commit("slow") is not None
     assert len(claims) > 2
     assert info_of(repo, session_id).state is State.COMMITTED
@@ -275,3 +275,43 @@ def test_what_would_be_written_past_the_store_is_refused(repo):
     da.store(source, repo.root_group["t"], lock=False)
     assert repo.commit("through the store") is not None
     assert (repo.root_group["t"][:] == 0).all()
+
+
+def test_a_paused_commit_does_not_come_after_what_it_lacks(client, repo, monkeypatch):
+    """Another took it over, failed and gave the session back; then somebody wrote to it."""
+    session_id, _ = begun(repo)
+    repo.root_group["t"][0, 0] = 5
+    other = joined(client, session_id)
+    commit_changes, now = committing.commit_changes, committing.now
+
+    async def fails(*_args: object) -> None:
+        raise icechunk.StorageError("the network is gone")
+
+    def meanwhile() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(committing, "now", lambda: now() + timedelta(minutes=3))
+            patch.setattr(committing, "commit_changes", fails)
+            with pytest.raises(icechunk.StorageError, match="network"):
+                other.commit("taken over")
+        assert info_of(repo, session_id).state is State.ACTIVE
+        other.root_group["t"][3, 3] = 7
+
+    async def paused(*args: Any) -> object:
+        monkeypatch.setattr(committing, "commit_changes", commit_changes)
+        await asyncio.to_thread(meanwhile)
+        return await commit_changes(*args)
+
+    monkeypatch.setattr(committing, "commit_changes", paused)
+    with pytest.raises(SessionStateError, match="another process took it over"):
+        repo.commit("paused")
+    assert len(client.get_repo("ocean/sst").commit_log) == 2
+    other.commit("everything")
+    array = client.get_repo("ocean/sst").root_group["t"]
+    assert (array[0, 0], array[3, 3]) == (5, 7)
+
+
+def test_a_session_of_an_earlier_release_has_no_fence(repo):
+    _, durable = begun(repo)
+    record = durable.info.to_record()
+    facts = {name: value for name, value in record.facts.items() if name != "fence"}
+    assert SessionInfo.from_record(replace(record, facts=facts)) == durable.info

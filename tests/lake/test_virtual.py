@@ -19,7 +19,7 @@ import zarr
 
 import icechunk
 import icechunk.lake
-from icechunk.errors import IcechunkError, InvalidInputError, StorageError
+from icechunk.errors import IcechunkError, InvalidInputError, SessionStateError, StorageError
 from icechunk.lake.virtual.formats import format_of
 from icechunk.lake.virtual.kerchunk_refs import load_references
 from icechunk.lake.virtual.manifests import References, variable_of
@@ -122,6 +122,8 @@ def test_hdf5_with_chunks_filters_and_groups(repo, tmp_path):
     repo.commit("hdf5")
     np.testing.assert_array_equal(repo.root_group["h/v"][:], values)
     assert repo.root_group["h/v"].attrs["units"] == "m"
+    with pytest.raises(InvalidInputError, match=r"no arrays in the root of .*its groups: g"):
+        repo.add_virtual_hdf(str(tmp_path / "a.h5"), "i")
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
@@ -179,10 +181,27 @@ def test_tiff_that_no_codec_reads(repo, tmp_path):
     for name, why in (("a", "bands"), ("b", "last strip"), ("missing", "cannot read")):
         with pytest.raises((InvalidInputError, StorageError), match=why):
             repo.add_virtual_tiff(str(tmp_path / f"{name}.tif"), "s", "x")
+    grey = {"photometric": "minisblack", "tile": (32, 32)}
+    tifffile.imwrite(tmp_path / "pages.tif", np.zeros((3, 64, 64), "u1"), **grey)
+    with tifffile.TiffWriter(tmp_path / "two.tif") as file:
+        file.write(np.zeros((64, 64), "u1"), **grey)
+        file.write(np.zeros((32, 64), "f4"), **grey)
+    tifffile.imwrite(tmp_path / "bits.tif", np.zeros((64, 64), bool))
+    for name, why in (("pages", "3 images"), ("two", "2 images"), ("bits", "samples have 1 bits")):
+        with pytest.raises(InvalidInputError, match=why):
+            repo.add_virtual_tiff(str(tmp_path / f"{name}.tif"), "s", "x")
     (tmp_path / "c.tif").write_bytes(b"II*\0garbage")
     with pytest.raises(InvalidInputError, match="no TIFF file"):
         repo.add_virtual_tiff(str(tmp_path / "c.tif"), "s", "x")
     assert repo.status().modified_paths == []
+
+
+def test_tiff_without_data(repo, tmp_path):
+    options = {"tile": (16, 16), "extratags": [(42113, "s", 0, "255", True)]}
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((32, 32), "u1"), **options)
+    repo.add_virtual_tiff(str(tmp_path / "a.tif"), "scene", "image")
+    array = repo.root_group["scene/image"]
+    assert (array.fill_value, array.attrs["nodata"]) == (255, 255)
 
 
 # -- kerchunk references ----------------------------------------------------------------------
@@ -325,6 +344,30 @@ def test_containers_and_authorisation_are_set_up_by_the_call(client, repo, tmp_p
     xr.testing.assert_equal(allowed.to_xarray("m").load(), month(0))
 
 
+def test_containers_that_others_stored_meanwhile_stay(client, repo, tmp_path):
+    """And nothing else is stored of what one who opened the repository set for himself."""
+    config = icechunk.RepositoryConfig(inline_chunk_threshold_bytes=7)
+    others = [client.get_repo(repo.name, config=config) for _ in range(3)]
+    for number, other in enumerate(others):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        other.checkout()
+        other.add_virtual_netcdf(write_months(folder, 1), "m", concat_dim="time")
+    stored = icechunk.Repository.fetch_config(repo.repository.storage)
+    assert sorted(stored.virtual_chunk_containers) == [
+        f"{(tmp_path / str(number)).as_uri()}/" for number in range(3)
+    ]
+    assert stored.inline_chunk_threshold_bytes is None
+
+
+def test_a_session_that_cannot_be_written_is_refused_before_files_are_read(repo):
+    repo.checkout("main", for_writing=False)
+    with pytest.raises(SessionStateError, match="only reads"):
+        repo.add_virtual_netcdf("/nowhere.nc", "m")
+    with pytest.raises(SessionStateError, match="only reads"):
+        repo.add_kerchunk_references("/nowhere.json", "m")
+
+
 def test_a_file_that_has_changed_is_not_read(repo, tmp_path):
     (path,) = write_months(tmp_path, 1)
     repo.add_virtual_netcdf(path, "m")
@@ -375,6 +418,11 @@ def test_files_on_a_web_server(repo, tmp_path):
         repo.commit("from the web")
         xr.testing.assert_equal(repo.to_xarray("m").load(), month(0))
         assert repo.root_group["scene/dem"][7, 7] == 63
+        later = time.time() + 10
+        os.utime(tmp_path / "month.nc", (later, later))
+        with pytest.raises(StorageError) as caught:
+            repo.to_xarray("m").t.load()
+        assert caught.value.kind == "virtual-chunk-modified"
         with pytest.raises(InvalidInputError, match="cannot list"):
             repo.add_virtual_zarr(f"{server.url}/z.zarr", "z")
 
@@ -458,8 +506,14 @@ def test_the_command_line(tmp_path, monkeypatch):
     )
     opened = xr.open_zarr(repository.readonly_session("main").store, consolidated=False)
     xr.testing.assert_equal(opened.load(), xr.concat([month(n) for n in range(3)], "time"))
+    month(0).to_netcdf(tmp_path / "deep.nc", engine="h5netcdf", group="g")
+    run_command("virtualize", "deep.nc", "r", "-g", "d", code=2)
+    run_command("virtualize", "deep.nc", "r", "-g", "d", "--from-group", "g")
+    run_command("virtualize", "deep.nc", "r", "-g", "d", "--from-group", "g", code=4)
+    run_command("virtualize", "deep.nc", "r", "-g", "d", "--from-group", "g", "--replace")
+    run_command("virtualize", paths[0], paths[1], code=2)
     run_command("virtualize", "r", code=2)
-    run_command("virtualize", "nothing.nc", "r", code=1)
+    run_command("virtualize", "nothing.nc", "r", code=3)
     run_command("virtualize", *paths, "r", "--format", "nonsense", code=2)
 
 
@@ -475,8 +529,18 @@ def test_lake_commands(tmp_path, monkeypatch):
         assert done.exit_code == code, done.output
         return done.stdout
 
-    assert "no repositories" in run_command("ls", "L")
-    made = json.loads(run_command("create", "L", "a/b", "-m", "level=3", "-d", "words", "--json"))
+    for command in (
+        ["ls", "L"],
+        ["ls", "L", "--json"],
+        ["tree", "L", "a/b"],
+        ["sessions", "L", "a/b"],
+    ):
+        run_command(*command, code=3)
+    made = json.loads(
+        run_command(
+            "create", "L", "a/b", "--metadata", "level=3", "--description", "words", "--json"
+        )
+    )
     assert made["metadata"] == {"level": 3}
     run_command("create", "L", "a/b", code=4)
     run_command("create", "L", "nonsense", code=2)
@@ -498,3 +562,4 @@ def test_lake_commands(tmp_path, monkeypatch):
     run_command("delete", "L", "a/b", "--confirm", "a/c", code=2)
     run_command("delete", "L", "a/b", "--confirm", "a/b")
     assert json.loads(run_command("ls", "L", "--json")) == []
+    assert "no repositories" in run_command("ls", "L")

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from virtualizarr.manifests.utils import create_v3_array_metadata
 
+from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.lake.virtual.codec import GRIB_CODEC
 from icechunk.lake.virtual.manifests import References, variable_of
 
@@ -32,9 +33,21 @@ def open_grib(source: Source, **backend_kwargs: Any) -> xr.Dataset:
 
     Raises
     ------
-    cfgrib.DatasetBuildError
-        The messages do not make one dataset; choose some with ``filter_by_keys``.
+    InvalidInputError
+        Kind ``invalid-virtual-ref``; no GRIB file, or its messages do not make one dataset.
     """
+    source.first_bytes(4)  # says what is wrong with the location, if anything is
+    try:
+        return _opened(source, backend_kwargs)
+    except (EOFError, cfgrib.DatasetBuildError, eccodes.CodesInternalError) as e:
+        raise InvalidInputError(
+            f"cannot refer to the messages of {source.url}: {e}. Where they do not make one "
+            "dataset, filter_by_keys={...} chooses some.",
+            ErrorKind.INVALID_VIRTUAL_REF,
+        ) from e
+
+
+def _opened(source: Source, backend_kwargs: dict[str, Any]) -> xr.Dataset:
     if source.scheme == "file":
         return _virtual(source.filesystem_path(), source.url, backend_kwargs)
     with tempfile.TemporaryDirectory() as folder:

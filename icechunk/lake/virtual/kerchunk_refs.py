@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -12,9 +13,11 @@ import numpy as np
 import xarray as xr
 from fsspec.core import url_to_fs
 from virtualizarr.parsers.kerchunk.translator import from_kerchunk_refs
+from virtualizarr.parsers.utils import encode_cf_fill_value
 
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.lake.virtual.manifests import References, variable_of
+from icechunk.lake.virtual.sources import Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,16 +27,17 @@ Refs: TypeAlias = "Mapping[str, Any]"
 _SIZES_OF_FILES_UNKNOWN: Final = "refers to a whole file, whose size it does not tell"
 _CHUNK_KEY: Final = re.compile(r"[0-9]+(\.[0-9]+)*\Z")
 _DIMENSIONS: Final = "_ARRAY_DIMENSIONS"
+_FILL: Final = "_FillValue"
 
 
 def load_references(
-    refs: Refs | str, storage_options: Mapping[str, Any] | None = None
+    refs: Refs | str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None
 ) -> dict[str, xr.Dataset]:
     """Return the groups that kerchunk references describe, as virtual datasets.
 
     Parameters
     ----------
-    refs : mapping or str
+    refs : mapping, str or path
         References, or where they are: a JSON file (compressed or not) or a Parquet directory.
     storage_options : mapping, optional
         For fsspec: how to get at the file.
@@ -48,14 +52,14 @@ def load_references(
     InvalidInputError
         Kind ``invalid-virtual-ref``; not version 1, with templates or generated references, or not
         references at all.
+    StorageError
+        The file cannot be read.
     """
-    options = dict(storage_options or {})
-    if isinstance(refs, str):
-        filesystem, path = url_to_fs(refs, **options)
-        if filesystem.isdir(path):
-            return _datasets(*_from_parquet(refs, options))
-        with fsspec.open(refs, "rb", compression="infer", **options) as file:
-            refs = json.load(file)
+    if isinstance(refs, str | os.PathLike):
+        found = _read(os.fspath(refs), dict(storage_options or {}))
+        if isinstance(found, tuple):
+            return _datasets(*found)
+        refs = found
     if not isinstance(refs, dict):
         raise _bad(f"they are a {type(refs).__name__}")
     for unsupported in ("templates", "gen"):
@@ -64,6 +68,22 @@ def load_references(
     if refs.get("version", 1) != 1:
         raise _bad(f"they are of version {refs['version']!r}")
     return _datasets(*_from_mapping(refs.get("refs", refs)))
+
+
+def _read(where: str, options: dict[str, Any]) -> Any:
+    """Return what a JSON file holds, or the documents and columns of a Parquet directory."""
+    try:
+        filesystem, path = url_to_fs(where, **options)
+        if filesystem.isdir(path):
+            return _from_parquet(where, options)
+        with fsspec.open(where, "rb", compression="infer", **options) as file:
+            return json.load(file)
+    except InvalidInputError:
+        raise
+    except ValueError as e:  # no JSON, no such protocol
+        raise _bad(f"{where} cannot be read ({e})") from e
+    except Exception as e:  # each file system of fsspec has errors of its own
+        raise Source.at(where).unread(e) from e
 
 
 _Documents: TypeAlias = "dict[str, Any]"
@@ -203,6 +223,7 @@ def _datasets(documents: _Documents, arrays: _Arrays) -> dict[str, xr.Dataset]:
         dims = attributes.pop(_DIMENSIONS, None) or [
             f"{name}_{axis}" for axis in range(len(zarray["shape"]))
         ]
+        add_fill_value(attributes, zarray["fill_value"], np.dtype(zarray["dtype"]))
         metadata = from_kerchunk_refs({**zarray, "dimension_names": dims}, attributes)
         empty = References(
             coords=np.zeros((0, len(zarray["shape"])), np.int64),
@@ -218,6 +239,31 @@ def _datasets(documents: _Documents, arrays: _Arrays) -> dict[str, xr.Dataset]:
         path: _dataset(variables, documents.get(f"{path}/.zattrs".lstrip("/"), {}))
         for path, variables in groups.items()
     }
+
+
+def add_fill_value(attributes: dict[str, Any], fill: Any, dtype: np.dtype[Any]) -> None:
+    """Say in the attributes of an array what marks a missing value.
+
+    Zarr version 2 says it by ``fill_value``, and that is what xarray reads there; in version 3 it
+    reads the attribute ``_FillValue`` alone.
+
+    Parameters
+    ----------
+    attributes : dict
+        Of the array; an attribute of that name that is text already stays as it is.
+    fill : object
+        The fill value of version 2; None for none.
+    dtype : numpy.dtype
+        Of the array.
+    """
+    present = attributes.get(_FILL)
+    marked = present if fill is None else fill
+    if marked is None or (isinstance(present, str) and dtype.kind == "f"):
+        return
+    if dtype.kind in "iuf":
+        attributes[_FILL] = encode_cf_fill_value(dtype.type(marked), dtype)
+    elif dtype.kind == "b":
+        attributes[_FILL] = bool(marked)
 
 
 def _arrays_in(documents: _Documents) -> Iterator[tuple[str, Any]]:

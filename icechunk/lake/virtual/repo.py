@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from icechunk._sync.lake_virtual_repo import VirtualRepoTwins
+from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.lake.virtual.requests import (
     Prepared,
     VirtualRequest,
@@ -31,13 +32,20 @@ class AsyncVirtualRepo:
 
     - ``storage_options``: for fsspec, how to get in;
     - ``concat_dim``: along which dimension several files follow each other;
-    - ``append_dim``: along which dimension they follow what is there already;
+    - ``append_dim``: along which dimension they follow what is there already, if anything is, and
+      each other;
+    - ``replace``: put them in the place of arrays that are there, which is refused otherwise;
     - ``parallel``: look at several files in dask tasks.
 
     The places the references point to become virtual chunk containers of the repository, and may
     be read through this object; who opens the repository later authorises them by
     ``authorize_virtual_chunk_access``. References carry the time of the file's last change: once
     a file has changed, reading fails.
+
+    Stored numbers mean something only with their attributes, so files that are joined, and what
+    they are appended to, must agree in packing, units, types, codecs and chunks, and in loaded
+    coordinates that do not grow; otherwise nothing is written. Referenced variables that do not lie
+    along the dimension are the first file's.
     """
 
     async def _writing(self) -> AsyncLocalWriteSession:
@@ -57,13 +65,16 @@ class AsyncVirtualRepo:
         path : str
             Group in the repository.
         **kwargs
-            ``storage_options``, ``concat_dim``, ``append_dim``, ``parallel``; the rest as
-            `virtualizarr.open_virtual_dataset` takes it, and ``group`` in the file.
+            ``storage_options``, ``concat_dim``, ``append_dim``, ``replace``, ``parallel``; the rest
+            as `virtualizarr.open_virtual_dataset` takes it, and ``group`` in
+            the file, its root when omitted; groups below that are not followed.
 
         Raises
         ------
         InvalidInputError
-            Kind ``invalid-virtual-ref``; not such a file, or in a place no container is for.
+            Kind ``invalid-virtual-ref``; not such a file, or in a place no container is for. Kind
+            ``not-allowed``; files that do not go together or with what is there, or arrays that
+            are there and no ``replace``.
         StorageError
             It cannot be read.
         """
@@ -104,12 +115,12 @@ class AsyncVirtualRepo:
             dimensions of the coarser ones are ``Y_1``, ``X_1`` and so on, because xarray opens no
             group in which a dimension has two lengths.
         **kwargs
-            ``storage_options``, ``concat_dim``, ``append_dim``, ``parallel``.
+            ``storage_options``, ``concat_dim``, ``append_dim``, ``replace``, ``parallel``.
         """
         await self._add("tiff", tiff_uri, path, kwargs, array_name=name)
 
     async def add_kerchunk_references(
-        self, refs: dict[str, Any] | str, path: str, **kwargs: Any
+        self, refs: dict[str, Any] | str | os.PathLike[str], path: str, **kwargs: Any
     ) -> None:
         """Add what kerchunk references, version 1, describe.
 
@@ -121,18 +132,26 @@ class AsyncVirtualRepo:
         path : str
             Group in the repository; groups in the references go below it.
         **kwargs
-            ``append_dim``, and ``reference_options`` for fsspec, to get at what they point to; the
-            rest is for fsspec, to get at a file of references.
+            ``append_dim``, ``replace``, and ``reference_options`` for fsspec, to get at what they
+            point to; the rest is for fsspec, to get at a file of references.
 
         Raises
         ------
         InvalidInputError
             Kind ``invalid-virtual-ref``; of another version, with templates, or relative.
+        StorageError
+            The file cannot be read.
         """
-        append_dim = kwargs.pop("append_dim", None)
+        await self._usable(path)
+        append_dim, replace = kwargs.pop("append_dim", None), kwargs.pop("replace", False)
         options = kwargs.pop("reference_options", {})
         prepared = await asyncio.to_thread(
-            prepare_references, refs, path, append_dim=append_dim, storage_options=kwargs
+            prepare_references,
+            refs,
+            path,
+            append_dim=append_dim,
+            replace=replace,
+            storage_options=kwargs,
         )
         await self._write(prepared, options)
 
@@ -145,6 +164,7 @@ class AsyncVirtualRepo:
         array_name: str | None = None,
     ) -> None:
         """Add files of one format; the work is done in a thread, because parsers block."""
+        await self._usable(path)
         rest = dict(options)
         request = VirtualRequest(
             files=(uris,) if isinstance(uris, str | os.PathLike) else tuple(uris),
@@ -154,11 +174,20 @@ class AsyncVirtualRepo:
             source_options=rest.pop("storage_options", None) or {},
             concat_dim=rest.pop("concat_dim", None),
             append_dim=rest.pop("append_dim", None),
+            replace=rest.pop("replace", False),
             parallel=rest.pop("parallel", True),
             parser_options=rest,
         )
         prepared = await asyncio.to_thread(prepare, request)
         await self._write(prepared, request.source_options)
+
+    async def _usable(self, path: str) -> None:
+        """Refuse at once what would be refused when all files were looked at."""
+        if not isinstance(path, str):
+            raise InvalidInputError(
+                f"not the path of a group: {path!r}; the root is ''.", ErrorKind.INVALID_PATH
+            )
+        (await self._writing()).durable.require_usable()
 
     async def _write(self, prepared: Prepared, source_options: Mapping[str, Any]) -> None:
         session = await self._writing()

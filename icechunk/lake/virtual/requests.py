@@ -42,7 +42,9 @@ class VirtualRequest:
     concat_dim : str or None
         Dimension along which several files follow each other.
     append_dim : str or None
-        Dimension along which they follow what is there already.
+        Dimension along which they follow what is there already, and each other.
+    replace : bool
+        Whether arrays that are there may be replaced.
     array_name : str or None
         Of the array of a TIFF file.
     parallel : bool
@@ -58,6 +60,7 @@ class VirtualRequest:
     path: str = ""
     concat_dim: str | None = None
     append_dim: str | None = None
+    replace: bool = False
     array_name: str | None = None
     parallel: bool = True
     source_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -74,13 +77,23 @@ class Prepared:
         By path of the group.
     append_dim : str or None
         As requested.
+    replace : bool
+        As requested.
     modified_by : datetime or None
         A time after the last change of every file.
     """
 
     groups: Mapping[str, xr.Dataset]
     append_dim: str | None = None
+    replace: bool = False
     modified_by: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if self.replace and self.append_dim is not None:
+            raise InvalidInputError(
+                "append_dim puts files after what is there, replace in its place: choose one.",
+                ErrorKind.NOT_ALLOWED,
+            )
 
     def prefixes(self) -> list[str]:
         """Return the places that are referred to."""
@@ -93,10 +106,26 @@ class Prepared:
         return count
 
     def write(self, store: IcechunkStore) -> None:
-        """Write everything into a store, blocking."""
-        write = _part("writing").write_virtual
-        for path, dataset in self.groups.items():
-            write(dataset, store, path, append_dim=self.append_dim, modified_by=self.modified_by)
+        """Write everything into a store, blocking.
+
+        Raises
+        ------
+        InputError
+            It does not go with what is there; then nothing was written.
+        """
+        fitted, write = _part("fitting").fitted, _part("writing").write_virtual
+        fits = {
+            path.strip("/"): fitted(
+                dataset,
+                store,
+                path.strip("/"),
+                append_dim=self.append_dim,
+                replace=self.replace,
+            )
+            for path, dataset in self.groups.items()
+        }
+        for path, fit in fits.items():
+            write(fit, store, path, modified_by=self.modified_by)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,31 +162,40 @@ def prepare(request: VirtualRequest) -> Prepared:
     ------
     InvalidInputError
         Kind ``invalid-virtual-ref``; a file of another format, or one that cannot be referred to.
-        Kind ``not-allowed``; the extra is not installed, or several files and no ``concat_dim``.
+        Kind ``not-allowed``; the extra is not installed, several files and no ``concat_dim``, or
+        files that do not go together.
     StorageError
         A file cannot be read.
     """
     source_at, writing, formats = _part("sources").Source.at, _part("writing"), _part("formats")
     sources = [source_at(file, request.source_options) for file in request.files]
-    format_name = request.format_name or formats.format_of(sources[0])
+    format_name = request.format_name
+    if format_name is None and sources:
+        format_name = formats.format_of(sources[0])
     options = dict(request.parser_options)
     if format_name == "tiff":
         options["name"] = request.array_name or "image"
-    dataset = writing.open_sources(
-        format_name, sources, options, concat_dim=request.concat_dim, parallel=request.parallel
+    dataset, modified_by = writing.open_sources(
+        format_name,
+        sources,
+        options,
+        dim=request.concat_dim or request.append_dim,
+        parallel=request.parallel,
     )
     return Prepared(
         groups={request.path: dataset},
         append_dim=request.append_dim,
-        modified_by=writing.modified_before(sources),
+        replace=request.replace,
+        modified_by=modified_by,
     )
 
 
 def prepare_references(
-    refs: Mapping[str, Any] | str,
+    refs: Mapping[str, Any] | str | os.PathLike[str],
     path: str,
     *,
     append_dim: str | None,
+    replace: bool,
     storage_options: Mapping[str, Any],
 ) -> Prepared:
     """Look at kerchunk references, blocking; raises as `prepare`."""
@@ -165,6 +203,7 @@ def prepare_references(
     return Prepared(
         groups={f"{path.rstrip('/')}/{group}": dataset for group, dataset in groups.items()},
         append_dim=append_dim,
+        replace=replace,
     )
 
 

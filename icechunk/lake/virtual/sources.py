@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import posixpath
 from dataclasses import dataclass, field
@@ -59,6 +60,12 @@ class Source:
                 "s3://bucket/file.nc; a chain of file systems is no place for chunks.",
                 ErrorKind.CANNOT_PARSE_URL,
             )
+        if scheme == "memory":
+            raise InvalidInputError(
+                f"cannot refer to {text!r}: whoever reads the references could not find what is in "
+                "this process's memory. Write the file to a disk or a bucket first.",
+                ErrorKind.CANNOT_PARSE_URL,
+            )
         return cls(f"{_SCHEMES.get(scheme, scheme)}://{rest}", options or {})
 
     @property
@@ -79,14 +86,44 @@ class Source:
         scheme, _, rest = self.url.partition("://")
         return f"{scheme}://{rest.partition('/')[0]}/"
 
+    @property
+    def key(self) -> str:
+        """What follows the bucket; of a local file its path, both without a ``/`` at the start."""
+        path = self.filesystem_path() if self.scheme == "file" else self.url[len(self.bucket) :]
+        return path.strip("/")
+
     def filesystem_path(self) -> str:
         """Return the path of a local file."""
         return url2pathname(urlsplit(self.url).path)
 
     def is_directory(self) -> bool:
-        """Say whether it is a directory, as a Zarr store is."""
+        """Say whether it is a directory, as a Zarr store is; raises as `first_bytes`."""
         filesystem, path = self._filesystem()
-        return bool(filesystem.isdir(path))
+        try:
+            return bool(filesystem.isdir(path))
+        except Exception as e:  # each file system of fsspec has errors of its own
+            raise self.unread(e) from e
+
+    def zarr_arrays(self, group: str | None = None) -> list[str]:
+        """Return the names of the arrays directly in a group of a Zarr store."""
+        filesystem, path = self._filesystem()
+        base = "/".join([path.rstrip("/"), *([group.strip("/")] if group else [])])
+        names = []
+        for entry in filesystem.ls(base, detail=True):
+            if entry["type"] != "directory":
+                continue
+            where = entry["name"].rstrip("/")
+            if filesystem.exists(f"{where}/.zarray") or self._is_array(f"{where}/zarr.json"):
+                names.append(where.rpartition("/")[2])
+        return names
+
+    def _is_array(self, document: str) -> bool:
+        filesystem, _ = self._filesystem()
+        try:
+            found = json.loads(filesystem.cat_file(document))
+        except (FileNotFoundError, ValueError):
+            return False
+        return isinstance(found, dict) and found.get("node_type") == "array"
 
     def download(self, target: Path) -> None:
         """Copy the file to a local one."""
@@ -140,15 +177,19 @@ class Source:
         filesystem, path = self._filesystem()
         try:
             data: bytes = filesystem.cat_file(path, start=0, end=count)
-        except (OSError, ValueError) as e:
-            raise StorageError(
-                f"cannot read {self.url}: {e}. Check the location, and storage_options if it needs "
-                "credentials.",
-                ErrorKind.OBJECT_NOT_FOUND
-                if isinstance(e, FileNotFoundError)
-                else ErrorKind.OBJECT_STORE,
-            ) from e
+        except Exception as e:  # each file system of fsspec has errors of its own
+            raise self.unread(e) from e
         return data
+
+    def unread(self, error: Exception) -> StorageError:
+        """Return what to raise for an error of a library that reads the file."""
+        missing = isinstance(error, FileNotFoundError)
+        what = str(error).strip().partition("\n")[0]
+        return StorageError(
+            f"cannot read {self.url}: {what}. Check the location, and storage_options if it needs "
+            "credentials.",
+            ErrorKind.OBJECT_NOT_FOUND if missing else ErrorKind.OBJECT_STORE,
+        )
 
     def modified_at(self) -> datetime | None:
         """Return when the file was last written, UTC; None where its place does not tell."""
@@ -157,14 +198,19 @@ class Source:
             # Of a Zarr store it is its newest file that counts.
             paths = filesystem.find(path) if self.is_directory() else [path]
             when = [filesystem.modified(path) for path in paths]
-        except (NotImplementedError, OSError, KeyError, AttributeError):
+        except (NotImplementedError, OSError, KeyError, AttributeError, StorageError):
             return None
         return max(map(_as_utc, when), default=None)
 
     def _filesystem(self) -> tuple[AbstractFileSystem, str]:
         if self.scheme == "file":  # fsspec takes these URLs as they are, with their %20
             return fsspec.filesystem("file", **self.options), self.filesystem_path()
-        return url_to_fs(self.url, **self.options)  # type: ignore[no-any-return]
+        try:
+            return url_to_fs(self.url, **self.options)  # type: ignore[no-any-return]
+        except (ValueError, ImportError) as e:  # no such protocol, or its package is missing
+            raise InvalidInputError(
+                f"cannot reach {self.url} through fsspec: {e}.", ErrorKind.CANNOT_PARSE_URL
+            ) from e
 
     def registry(self) -> ObjectStoreRegistry[Any]:
         """Return how VirtualiZarr's parsers read the source."""

@@ -61,7 +61,12 @@ def open_tiff(source: Source, name: str) -> xr.Dataset:
 def _read(
     url: str, tiff: tifffile.TiffFile, name: str
 ) -> tuple[dict[str, xr.Variable], Mapping[str, Any]]:
-    levels = [level.pages[0] for level in tiff.series[0].levels]
+    first, others = tiff.series[0], tiff.series[1:]
+    further = [s for s in others if not (s.keyframe.is_mask or s.keyframe.is_reduced)]
+    pages = sum(len(series.pages) for series in (first, *further))
+    if pages > 1:
+        raise _bad(url, f"it holds {pages} images, not one at several resolutions; split it up")
+    levels = [level.pages[0] for level in first.levels]
     nodata = tiff.pages[0].tags.get("GDAL_NODATA")
     fill = _number(nodata.value) if nodata is not None else None
     variables = {
@@ -76,6 +81,8 @@ def _variable(url: str, page: Any, byteorder: str, level: int, fill: float | Non
         raise _bad(url, f"its compression {page.compression!r} has no zarr codec here")
     if page.predictor not in {_NO_PREDICTOR, _HORIZONTAL}:
         raise _bad(url, f"its predictor {page.predictor!r} has no zarr codec here")
+    if page.bitspersample != 8 * page.dtype.itemsize:
+        raise _bad(url, f"its samples have {page.bitspersample} bits each; store whole bytes")
     bands = page.samplesperpixel
     separate = bands > 1 and page.planarconfig == tifffile.PLANARCONFIG.SEPARATE
     rows, columns = page.imagelength, page.imagewidth
@@ -103,7 +110,7 @@ def _variable(url: str, page: Any, byteorder: str, level: int, fill: float | Non
         shape=shape,
         data_type=dtype,
         chunk_shape=chunks,
-        fill_value=0 if fill is None or dtype.kind != "f" else fill,
+        fill_value=_held(fill, dtype),
         codecs=_codecs(page, byteorder, chunks),
         attributes=attributes,
         dimension_names=dims,
@@ -137,6 +144,18 @@ def _references(url: str, page: Any, grid: tuple[int, int], ndim: int) -> Refere
         offsets=offsets[there],
         lengths=lengths[there],
     )
+
+
+def _held(fill: float | None, dtype: np.dtype[Any]) -> float | int:
+    """Return what tiles that a sparse file leaves out hold: its value for no data, or 0."""
+    if fill is None:
+        return 0
+    if dtype.kind == "f":
+        return fill
+    if dtype.kind not in "iu" or not fill.is_integer():
+        return 0
+    limits = np.iinfo(dtype)
+    return int(fill) if limits.min <= fill <= limits.max else 0
 
 
 def _number(value: Any) -> float | None:
