@@ -90,9 +90,11 @@ def _module(name: str, tree: ast.Module, classes: list[ast.ClassDef]) -> str:
     guarded = _imports(name, tree, annotations, runtime=defaults, indent="    ")
     typing = "from typing import TYPE_CHECKING\n\n" if guarded else ""
     block = f"\nif TYPE_CHECKING:\n{guarded}" if guarded else ""
+    imports = f"{typing}{loop}{runtime}{block}"
+    imports = f"\n{imports}" if imports else ""
     return (
         f'"""Blocking twins of `icechunk.{name}`; written by ``python -m icechunk._sync.generate``.'
-        f'"""\n\nfrom __future__ import annotations\n\n{typing}{loop}{runtime}{block}\n\n{body}'
+        f'"""\n\nfrom __future__ import annotations\n{imports}\n\n{body}'
     )
 
 
