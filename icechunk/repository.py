@@ -5,6 +5,7 @@ Source: Icechunk specification, sections "Storage model and object keys" and "Se
 
 from __future__ import annotations
 
+import copy
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -373,8 +374,8 @@ class Repository(
 
     @property
     def config(self) -> RepositoryConfig:
-        """Effective configuration; changing it changes nothing here."""
-        return self._state.config
+        """Effective configuration, a copy: give a changed one to `reopen`."""
+        return copy.deepcopy(self._state.config)
 
     @property
     def attribution(self) -> Attribution:
