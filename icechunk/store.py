@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
+from zarr.core.buffer import Buffer
+
 from icechunk._display import Block, Shown, plain_fields
 from icechunk._io.loop import run_either
 from icechunk.checkout import Checkout, SessionMode
@@ -27,8 +29,6 @@ from icechunk.virtual_references import VirtualReferences
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from zarr.core.buffer import Buffer
 
     from icechunk.session import Session
 
@@ -168,6 +168,7 @@ class IcechunkStore(VirtualReferences, StoreLook, Block):
         if byte_range is not None:
             raise _unimplemented("a part of a value cannot be set; set it whole")
         self._check_settable()
+        _require_buffer(value)
         match parse_key(key):
             case ChunkKey(path, coord):
                 await self._checkout.write_chunk(path, coord, _bytes_of(value))
@@ -193,6 +194,7 @@ class IcechunkStore(VirtualReferences, StoreLook, Block):
         >>> asyncio.run(session.store.set_if_not_exists("g/zarr.json", group))
         """
         self._check_settable()
+        _require_buffer(value)
         if await self.exists(key):
             return
         match parse_key(key):
@@ -299,6 +301,14 @@ def _copied_store(kind: type[IcechunkStore], session: Session, read_only: bool) 
     store = kind(session, read_only)
     store._is_copy = True  # noqa: SLF001 # one step of making it
     return store
+
+
+def _require_buffer(value: object) -> None:
+    if not isinstance(value, Buffer):
+        raise TypeError(
+            f"a store sets zarr buffers, not {type(value).__name__}: wrap bytes with "
+            "zarr.core.buffer.default_buffer_prototype().buffer.from_bytes(data)"
+        )
 
 
 def _bytes_of(value: Buffer) -> memoryview:

@@ -490,6 +490,15 @@ class Contract(StoreTests[ic.IcechunkStore, cpu.Buffer]):
         with pytest.raises(ic.InvalidInputError):
             await store.get("foo/c/0", PROTOTYPE, past_the_end)
 
+    @pytest.mark.parametrize("key", ["foo/c/0", "g/zarr.json"])
+    async def test_what_is_no_buffer(self, store: ic.IcechunkStore, key: str) -> None:
+        data: Any = b'{"zarr_format": 3, "node_type": "group"}'
+        with pytest.raises(TypeError, match="from_bytes"):
+            await store.set(key, data)
+        with pytest.raises(TypeError, match="from_bytes"):
+            await store.set_if_not_exists(key, data)
+        assert not await store.exists(key)
+
 
 class TestInMemory(Contract):
     @pytest.fixture
