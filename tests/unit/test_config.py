@@ -268,7 +268,7 @@ def test_resolved_defaults():
     assert resolved.max_concurrent_requests == 256
     assert resolved.max_concurrent_decodes >= 1
     assert resolved.num_updates_per_repo_info_file == 1000
-    assert resolved.max_concurrent_manifest_fetches_during_commit == 1
+    assert resolved.max_concurrent_manifest_fetches_during_commit is None
     assert resolved.splitting is None
     assert resolved.caching.num_snapshot_nodes == 500_000
     assert resolved.caching.num_chunk_refs == 15_000_000
