@@ -15,6 +15,7 @@ from icechunk._display import Block, Shown, plain_fields
 from icechunk._io.loop import run_either
 from icechunk.checkout import Checkout, SessionMode
 from icechunk.errors import ErrorKind, ReadOnlyError, SessionStateError
+from icechunk.format.snapshot import NodeKind
 from icechunk.paths import (
     ROOT,
     ChunkKey,
@@ -248,8 +249,15 @@ class IcechunkStore(VirtualReferences, StoreLook, Block):
         self._checkout.delete_node(path)
         if text:
             chunks = parse_chunk_prefix(text)
-            if chunks is not None:
+            # A whole coordinate that has no chunk is nothing to delete, other than with `delete`.
+            if chunks is not None and (await self.exists(text) or not self._is_whole(chunks)):
                 await self._checkout.delete_chunks(chunks.path, chunks.coord)
+
+    def _is_whole(self, key: ChunkKey) -> bool:
+        node = self._checkout.node(key.path)
+        if node is None or node.kind is not NodeKind.ARRAY:
+            return False
+        return len(node.shape) == len(key.coord)
 
     async def clear(self) -> None:
         """Delete all nodes.

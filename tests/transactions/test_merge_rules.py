@@ -165,6 +165,8 @@ def test_two_changes_of_one_document_do_not_merge_however_new_the_node_is(
             session.merge(fork)
         fork.mark_carried()
     assert zarr.open_array(session.store, path="late", mode="r").shape == (6,)
+    if not new:
+        return
     late = session.fork()  # what it knows it may change
     zarr.open_group(late.store, mode="r+")["late"].attrs["unit"] = "K"
     session.merge(late)
