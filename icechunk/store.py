@@ -250,7 +250,7 @@ class IcechunkStore(VirtualReferences, StoreLook, Block):
         if text:
             chunks = parse_chunk_prefix(text)
             # A whole coordinate that has no chunk is nothing to delete, other than with `delete`.
-            if chunks is not None and (await self.exists(text) or not self._is_whole(chunks)):
+            if chunks is not None and (not self._is_whole(chunks) or await self.exists(text)):
                 await self._checkout.delete_chunks(chunks.path, chunks.coord)
 
     def _is_whole(self, key: ChunkKey) -> bool:

@@ -508,8 +508,9 @@ class Contract(StoreTests[ic.IcechunkStore, cpu.Buffer]):
             store, name="z", shape=shape, chunks=(2,) * len(shape), dtype="i1"
         )
         chunk = "z/c" + "/0" * len(shape)
-        await store.delete_dir(chunk)
-        await store.delete_dir("z/c")
+        zarr.create_group(store, path="g")
+        for folder in (chunk, "z/c", "g/c", "g/c/0", "nothing/c"):
+            await store.delete_dir(folder)
         assert store.session.status().updated_chunks == {}
         array[...] = 1
         await store.delete_dir(chunk)
