@@ -132,6 +132,7 @@ from icechunk.types import (
     RepoStatus,
     SpecVersion,
     spec_version,
+    supported_spec_versions,
 )
 from icechunk.upgrade import upgrade_icechunk_repository
 from icechunk.virtual import VirtualChunkSpec
@@ -257,6 +258,7 @@ __all__ = [
     "set_logs_filter",
     "shutdown_telemetry",
     "spec_version",
+    "supported_spec_versions",
     "tigris_storage",
     "upgrade_icechunk_repository",
     "user_agent",

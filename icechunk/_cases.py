@@ -6,9 +6,10 @@ and matches positionally, and ``S3Credentials`` itself cannot be made.
 
 from __future__ import annotations
 
+import operator
 from abc import ABC
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,6 +55,16 @@ def require_text(value: object, name: str) -> None:
     """Raise TypeError unless the value is a string; never name the value, it may be a secret."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+
+
+def check_limit(name: str, value: SupportsIndex, at_least: int = 1) -> int:
+    """Return a limit; TypeError when it is no integer, ValueError when it is below the least."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise TypeError(f"{name} must be an integer, not {type(value).__name__}")
+    number = operator.index(value)
+    if number < at_least:
+        raise ValueError(f"{name} must be at least {at_least}, not {number}")
+    return number
 
 
 def members(conditions: Iterable[object], union: type) -> tuple[Any, ...]:

@@ -26,6 +26,9 @@ _SECRET_NAMES: Final = re.compile(
     re.IGNORECASE,
 )
 _URL_PASSWORD: Final = re.compile(r"(://[^/@:\s]*):[^/@\s]*@")
+# Signed URLs carry what opens them in their query.
+_URL_PARAMETER: Final = re.compile(r"(?<=[?&;])([^=?&;\s]+)=[^&;#\s'\"<>()\[\]{},]+")
+_SHORT_SECRET_NAMES: Final = frozenset({"sig", "key", "auth", "pwd", "code"})
 
 _STYLE: Final = """<style>
 .icechunk-repr { max-width: 700px; line-height: 1.5; }
@@ -142,8 +145,20 @@ def rfc3339(when: datetime) -> str:
 
 
 def scrubbed(text: str) -> str:
-    """Return the text with passwords inside URLs replaced."""
-    return _URL_PASSWORD.sub(rf"\1:{SECRET}@", text)
+    """Return the text with what is secret in URLs replaced: passwords, tokens, signatures."""
+    return _URL_PARAMETER.sub(_without_secret, _URL_PASSWORD.sub(rf"\1:{SECRET}@", text))
+
+
+def _without_secret(parameter: re.Match[str]) -> str:
+    name = parameter[1]
+    if _SECRET_NAMES.search(name) or name.lower() in _SHORT_SECRET_NAMES:
+        return f"{name}={SECRET}"
+    return parameter[0]
+
+
+def quoted(text: str) -> str:
+    """Return text as it stands in a program, in double quotes."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def shown_mapping(options: Mapping[str, str] | None) -> Plain:
@@ -151,7 +166,7 @@ def shown_mapping(options: Mapping[str, str] | None) -> Plain:
     if options is None:
         return Plain("None")
     shown = {k: SECRET if _SECRET_NAMES.search(k) else scrubbed(v) for k, v in options.items()}
-    return Plain(f"Some({json.dumps(shown, ensure_ascii=False)})")
+    return Plain(json.dumps(shown, ensure_ascii=False))
 
 
 def _scalar(value: object) -> str:
@@ -167,12 +182,18 @@ def _scalar(value: object) -> str:
 
 
 def _code(value: object) -> str:
-    if isinstance(value, Displayed):
-        return repr(value)
-    if isinstance(value, dict):
-        entries = "".join(f'{_INDENT}"{k}": {_nested(_code(v))},\n' for k, v in value.items())
-        return f"{{\n{entries}}}"
-    return _scalar(value)
+    match value:
+        case Displayed():
+            return repr(value)
+        case dict():
+            entries = (f"{_INDENT}{quoted(k)}: {_nested(_code(v))},\n" for k, v in value.items())
+            return "{\n" + "".join(entries) + "}"
+        case str() if not isinstance(value, Plain):
+            return quoted(scrubbed(value))
+        case Enum():
+            return f"icechunk.{type(value).__name__}.{value.name}"
+        case _:
+            return _scalar(value)
 
 
 def _nested(text: str) -> str:

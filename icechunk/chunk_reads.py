@@ -123,7 +123,7 @@ async def read_parts(
 
     Notes
     -----
-    Concurrency: as many requests at once as the repository's configuration allows. Ranges of one
+    Concurrency: ``get_partial_values_concurrency`` requests for chunks at once. Ranges of one
     object with at most 1 MiB between them share a request of up to 16 MiB.
     """
     limit = checkout.assets.config.max_concurrent_requests
@@ -158,7 +158,7 @@ async def read_parts(
             values[outside[served][0]] = data[part.start - read.start : part.stop - read.start]
 
     reads = plan_reads(wanted, max_gap_bytes=_MAX_GAP_BYTES, max_read_bytes=_MAX_READ_BYTES)
-    await gather_limited(limit, map(one, reads))
+    await gather_limited(checkout.assets.config.get_partial_values_concurrency, map(one, reads))
     return values
 
 

@@ -106,9 +106,9 @@ class CachingConfig(Settings, EarlierCachingConfig):
     num_transaction_changes : int or None
         Changes of transaction logs; 0. They take at most 64 bytes each on average.
     num_bytes_attributes : int or None
-        Bytes of attributes; 0.
+        Kept with the configuration, and without effect: attributes are part of the snapshot.
     num_bytes_chunks : int or None
-        Bytes of chunks; 0.
+        Bytes of native chunks, as they are stored; 0.
 
     Notes
     -----
@@ -188,7 +188,7 @@ class RepositoryConfig(Settings, EarlierRepositoryConfig):
     inline_chunk_threshold_bytes : int or None
         Chunks up to this length are stored in the manifest; 512. Unit: bytes.
     get_partial_values_concurrency : int or None
-        Ranges fetched in parallel by one call; 10.
+        Requests for chunks made in parallel by one call of the store's `get_partial_values`; 10.
     compression : CompressionConfig or None
         Compression of metadata files.
     max_concurrent_requests : int or None
@@ -206,7 +206,7 @@ class RepositoryConfig(Settings, EarlierRepositoryConfig):
     num_updates_per_repo_info_file : int or None
         Entries of the operations log in one file; 1000.
     max_concurrent_decodes : int or None
-        Metadata files decompressed in parallel; the number of cores.
+        Large metadata files decompressed in parallel; the number of cores.
 
     Examples
     --------
@@ -388,8 +388,8 @@ class RepositoryConfig(Settings, EarlierRepositoryConfig):
             location_compression=_filled(
                 LocationCompression(), manifest.virtual_chunk_location_compression
             ),
-            max_concurrent_manifest_fetches_during_commit=max(
-                1, _default(manifest.max_concurrent_manifest_fetches_during_commit, 1)
+            max_concurrent_manifest_fetches_during_commit=(
+                manifest.max_concurrent_manifest_fetches_during_commit
             ),
             repo_update_retries=_filled(RetryRules(), retries),
             num_updates_per_repo_info_file=max(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from icechunk._display import quoted, scrubbed
 from icechunk._earlier.values import EarlierRebaseFailedError
 
 if TYPE_CHECKING:
@@ -138,15 +139,19 @@ class IcechunkError(Exception):
     kind: str = str(ErrorKind.UNKNOWN)
 
     def __init__(self, message: str, kind: str | None = None) -> None:
-        self.message = message
+        # Whatever a service or a location said, no password or signature is passed on.
+        self.message = scrubbed(message)
         self.kind = str(kind if kind is not None else self.default_kind)
-        super().__init__(message)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return self.message
 
     def __repr__(self) -> str:
-        return f'icechunk.{type(self).__name__}(message="{self.message}", kind="{self.kind}")'
+        return (
+            f"icechunk.{type(self).__name__}"
+            f"(message={quoted(self.message)}, kind={quoted(self.kind)})"
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (self.message, self.kind), self.__dict__)

@@ -58,6 +58,8 @@ def id_text(raw: bytes) -> str:
 
 
 def _decode(text: str, length: int, what: str) -> bytes:
+    if not isinstance(text, str):
+        raise TypeError(f"a {what} is a str, not {type(text).__name__}")
     chars = -(-length * 8 // 5)
     encoded = text.encode("utf-8", "replace")
     if len(encoded) == chars:

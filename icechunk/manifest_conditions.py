@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from icechunk._cases import CaseUnion, TupleCase, closed, listed, members, require_text
+from icechunk._display import quoted
 from icechunk._patterns import pattern_found
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class ManifestSplitCondition(CaseUnion):
             return pattern_found(self.regex, path)
 
         def __repr__(self) -> str:
-            return f'{_SPLIT}.path_matches("{self.regex}")'
+            return f"{_SPLIT}.path_matches({quoted(self.regex)})"
 
     @dataclass(frozen=True, slots=True, repr=False)
     class NameMatches(_SplitCase):
@@ -109,7 +110,7 @@ class ManifestSplitCondition(CaseUnion):
             return pattern_found(self.regex, _name_of(path))
 
         def __repr__(self) -> str:
-            return f'{_SPLIT}.name_matches("{self.regex}")'
+            return f"{_SPLIT}.name_matches({quoted(self.regex)})"
 
     @dataclass(frozen=True, slots=True, repr=False)
     class AnyArray(_SplitCase, TupleCase):
@@ -120,7 +121,7 @@ class ManifestSplitCondition(CaseUnion):
             return True
 
         def __repr__(self) -> str:
-            return f"{_SPLIT}.any_array()"
+            return f"{_SPLIT}.AnyArray()"
 
     @staticmethod
     def or_conditions(conditions: Sequence[AnySplitCondition]) -> ManifestSplitCondition.Or:
@@ -178,7 +179,7 @@ class ManifestSplitDimCondition(CaseUnion):
             return axis == self._0
 
         def __repr__(self) -> str:
-            return f"{_DIM}.axis({self._0})"
+            return f"{_DIM}.Axis({self._0})"
 
     @dataclass(frozen=True, slots=True, repr=False)
     class DimensionName(TupleCase):
@@ -194,7 +195,7 @@ class ManifestSplitDimCondition(CaseUnion):
             return name is not None and pattern_found(self._0, name)
 
         def __repr__(self) -> str:
-            return f'{_DIM}.dimension_name("{self._0}")'
+            return f"{_DIM}.DimensionName({quoted(self._0)})"
 
     @dataclass(frozen=True, slots=True, repr=False)
     class Any(TupleCase):
@@ -205,7 +206,7 @@ class ManifestSplitDimCondition(CaseUnion):
             return True
 
         def __repr__(self) -> str:
-            return f"{_DIM}.any()"
+            return f"{_DIM}.Any()"
 
 
 AnyDimCondition: TypeAlias = (

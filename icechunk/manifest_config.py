@@ -166,7 +166,8 @@ class ManifestConfig(Settings):
     virtual_chunk_location_compression : ManifestVirtualChunkLocationCompressionConfig or None
         When virtual locations are packed.
     max_concurrent_manifest_fetches_during_commit : int or None
-        Manifests read in parallel by one commit; 1.
+        Manifests read in parallel by the commits of a repository. Where it is not set: all that are
+        needed, by up to 8 arrays of 16 each.
 
     Examples
     --------

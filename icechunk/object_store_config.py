@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from icechunk._cases import CaseUnion, TupleCase, closed, require_text
-from icechunk._display import Displayed, Plain, Shown, shown_mapping
+from icechunk._display import Displayed, Plain, Shown, quoted, shown_mapping
 from icechunk._settings import Settings, flag, instance, text, unsigned
 from icechunk.types import ChecksumAlgorithm
 
@@ -138,7 +138,7 @@ class ObjectStoreConfig(CaseUnion):
             require_text(self._0, "path")
 
         def _display_fields(self) -> Iterable[Shown]:
-            return [Shown(name="path", value=Plain(f'"{self._0}"'))]
+            return [Shown(name="path", value=Plain(quoted(self._0)))]
 
     @dataclass(frozen=True, slots=True, repr=False)
     class Http(_StoreCase):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from icechunk._cases import CaseUnion, TupleCase, closed, listed, members, require_text
+from icechunk._display import quoted
 from icechunk._patterns import pattern_found
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class ManifestPreloadCondition(CaseUnion):
             return pattern_found(self.regex, path)
 
         def __repr__(self) -> str:
-            return f'{_PRELOAD}.path_matches("{self.regex}")'
+            return f"{_PRELOAD}.path_matches({quoted(self.regex)})"
 
     @dataclass(frozen=True, slots=True, repr=False)
     class NameMatches(_PreloadCase):
@@ -102,7 +103,7 @@ class ManifestPreloadCondition(CaseUnion):
             return pattern_found(self.regex, path.rpartition("/")[2])
 
         def __repr__(self) -> str:
-            return f'{_PRELOAD}.name_matches("{self.regex}")'
+            return f"{_PRELOAD}.name_matches({quoted(self.regex)})"
 
     @dataclass(frozen=True, slots=True, repr=False)
     class NumRefs(_PreloadCase):

@@ -5,6 +5,7 @@ Source: Icechunk specification, sections "Storage model and object keys" and "Se
 
 from __future__ import annotations
 
+import copy
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
@@ -153,7 +154,7 @@ class Repository(
         {'main'}
         """
         version = _checked_version(spec_version)
-        given = config or RepositoryConfig.default()
+        given = RepositoryConfig.default().merge(config or RepositoryConfig.default())
         access = access_to_containers(
             given, authorize_virtual_chunk_access, virtual_chunk_credentials
         )
@@ -380,8 +381,8 @@ class Repository(
 
     @property
     def config(self) -> RepositoryConfig:
-        """Effective configuration; changing it changes nothing here."""
-        return self._state.config
+        """Effective configuration, a copy: give a changed one to `reopen`."""
+        return copy.deepcopy(self._state.config)
 
     @property
     def attribution(self) -> Attribution:
@@ -472,8 +473,10 @@ class Repository(
         """
         if as_of is not None and branch is None:
             raise ValueError("as_of needs a branch")
-        if as_of is not None and as_of.tzinfo is None:
-            raise TypeError("as_of must have a time zone: use datetime.now(datetime.UTC)")
+        if as_of is not None and getattr(as_of, "tzinfo", None) is None:
+            raise TypeError(
+                "as_of must be a datetime and have a time zone: use datetime.now(datetime.UTC)"
+            )
         snapshot_id = either(snapshot_id, snapshot, "snapshot_id and snapshot")
         refs = await self._state.refs()
         at = await resolve_version(refs, branch=branch, tag=tag, snapshot_id=snapshot_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -67,7 +68,7 @@ class RepositoryState:
         access = access_to_containers(config, authorized)
         place = storage.with_settings(resolved.storage)
         assets = AssetManager(place, resolved, spec_version)
-        return cls(assets, VirtualReader(resolved, access), config)
+        return cls(assets, VirtualReader(resolved, access), copy.deepcopy(config))
 
     @staticmethod
     def place(storage: Storage, settings: StorageSettings | None = None) -> Storage:

@@ -181,7 +181,7 @@ class ResolvedConfig:
         What is fetched early.
     location_compression : LocationCompression
         When virtual locations are packed.
-    max_concurrent_manifest_fetches_during_commit : int
+    max_concurrent_manifest_fetches_during_commit : int or None
         Manifests read in parallel by one commit.
     repo_update_retries : RetryRules
         How often an update of the repo object that lost a race is repeated.
@@ -200,6 +200,6 @@ class ResolvedConfig:
     splitting: SplittingRules | None
     preload: PreloadRules
     location_compression: LocationCompression
-    max_concurrent_manifest_fetches_during_commit: int
+    max_concurrent_manifest_fetches_during_commit: int | None
     repo_update_retries: RetryRules
     num_updates_per_repo_info_file: int

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from icechunk._cases import check_limit
 from icechunk._display import Block, Shown, plain_fields
 from icechunk._io.loop import may_run_now, run_either
 from icechunk._io.registry import Registry
@@ -15,6 +16,7 @@ from icechunk._sync.session import SessionTwins
 from icechunk.assets.chunk_pack import ChunkPack
 from icechunk.checkout import Base, Checkout, SessionMode
 from icechunk.core.changes import ChangeSet
+from icechunk.core.conflicts import ConflictSolver, checked_solver
 from icechunk.core.merge import ChunkPolicy, chunks_are_apart, merge_changes
 from icechunk.core.wire import decode_document, encode_document, pack_changes, unpack_changes
 from icechunk.errors import (
@@ -42,7 +44,6 @@ if TYPE_CHECKING:
     from icechunk.assets.manager import AssetManager
     from icechunk.assets.virtual import VirtualReader
     from icechunk.config import RepositoryConfig
-    from icechunk.core.conflicts import ConflictSolver
     from icechunk.format.snapshot import Snapshot
 
 T = TypeVar("T")
@@ -210,8 +211,8 @@ class Session(SessionTwins, SessionEdits, SessionLook, Block):
             and ``actual_parent`` the tip. The session keeps its changes.
         RebaseFailedError
             Kind ``rebase-failed``; names the arrays and chunks in conflict.
-        TypeError
-            The message is not text, or the metadata is not JSON-like.
+        TypeError, ValueError
+            The message is not text, the metadata is not JSON-like, or an option is none.
         InvalidInputError
             Kind ``invalid-commit-configuration``; the message cannot be encoded as UTF-8.
 
@@ -233,8 +234,8 @@ class Session(SessionTwins, SessionEdits, SessionLook, Block):
             message=checked_message(message),
             metadata=self._state.commit_metadata(metadata),
             allow_empty=allow_empty,
-            solver=rebase_with,
-            max_rebases=rebase_tries,
+            solver=None if rebase_with is None else checked_solver(rebase_with),
+            max_rebases=check_limit("rebase_tries", rebase_tries, at_least=0),
         )
         return id_text(await commit_changes(self.checkout, request))
 
@@ -260,7 +261,7 @@ class Session(SessionTwins, SessionEdits, SessionLook, Block):
         >>> zarr.open_array(session.store, path="t", mode="r+")[0] = 1
         >>> session.rebase(icechunk.ConflictDetector())
         """
-        await rebase_changes(self.checkout, self._require_branch(), solver)
+        await rebase_changes(self.checkout, self._require_branch(), checked_solver(solver))
 
     def discard_changes(self) -> None:
         """Forget everything that was not committed.

@@ -5,10 +5,12 @@ Source: Icechunk specification, sections "Diff" and "Reading a chunk".
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from icechunk._cases import check_limit
 from icechunk._sync.session_look import SessionLookTwins
 from icechunk.core.commit import effective_changes, transaction_log_of
 from icechunk.core.diff import Diff, diff_of
@@ -50,10 +52,19 @@ class SessionLook(SessionLookTwins):
     ) -> AsyncIterator[tuple[int, ...]]:
         """Yield the coordinate of every chunk of an array.
 
+        Parameters
+        ----------
+        array_path : str
+            Path of the array.
+        batch_size : int
+            How many are looked up at one time.
+
         Raises
         ------
         NodeNotFoundError, InvalidInputError
             No array at the path.
+        TypeError, ValueError
+            ``batch_size`` is no number of 1 or more.
 
         Examples
         --------
@@ -63,6 +74,7 @@ class SessionLook(SessionLookTwins):
         >>> asyncio.run(coordinates())
         [(0,), (1,)]
         """
+        check_limit("batch_size", batch_size)
         await self._state.checkout.ready()
         node = self._state.checkout.require_array(user_path(array_path))
         async for table in self._state.checkout.chunk_tables(node, batch_size):
@@ -90,7 +102,8 @@ class SessionLook(SessionLookTwins):
                 f"{chunk_coordinates}.",
                 ErrorKind.INVALID_CHUNK_INDEX,
             )
-        ref = await self._state.checkout.chunk_ref(node, tuple(chunk_coordinates))
+        coord = tuple(map(operator.index, chunk_coordinates))
+        ref = await self._state.checkout.chunk_ref(node, coord)
         if ref is None:
             return ChunkType.uninitialized
         if isinstance(ref, NativeRef):

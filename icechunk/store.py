@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
+from zarr.core.buffer import Buffer
+
 from icechunk._display import Block, Shown, plain_fields
 from icechunk._io.loop import run_either
 from icechunk.checkout import Checkout, SessionMode
 from icechunk.errors import ErrorKind, ReadOnlyError, SessionStateError
+from icechunk.format.snapshot import NodeKind
 from icechunk.paths import (
     ROOT,
     ChunkKey,
@@ -27,8 +30,6 @@ from icechunk.virtual_references import VirtualReferences
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from zarr.core.buffer import Buffer
 
     from icechunk.session import Session
 
@@ -168,6 +169,7 @@ class IcechunkStore(VirtualReferences, StoreLook, Block):
         if byte_range is not None:
             raise _unimplemented("a part of a value cannot be set; set it whole")
         self._check_settable()
+        _require_buffer(value)
         match parse_key(key):
             case ChunkKey(path, coord):
                 await self._checkout.write_chunk(path, coord, _bytes_of(value))
@@ -193,6 +195,7 @@ class IcechunkStore(VirtualReferences, StoreLook, Block):
         >>> asyncio.run(session.store.set_if_not_exists("g/zarr.json", group))
         """
         self._check_settable()
+        _require_buffer(value)
         if await self.exists(key):
             return
         match parse_key(key):
@@ -246,8 +249,15 @@ class IcechunkStore(VirtualReferences, StoreLook, Block):
         self._checkout.delete_node(path)
         if text:
             chunks = parse_chunk_prefix(text)
-            if chunks is not None:
+            # A whole coordinate that has no chunk is nothing to delete, other than with `delete`.
+            if chunks is not None and (not self._is_whole(chunks) or await self.exists(text)):
                 await self._checkout.delete_chunks(chunks.path, chunks.coord)
+
+    def _is_whole(self, key: ChunkKey) -> bool:
+        node = self._checkout.node(key.path)
+        if node is None or node.kind is not NodeKind.ARRAY:
+            return False
+        return len(node.shape) == len(key.coord)
 
     async def clear(self) -> None:
         """Delete all nodes.
@@ -299,6 +309,14 @@ def _copied_store(kind: type[IcechunkStore], session: Session, read_only: bool) 
     store = kind(session, read_only)
     store._is_copy = True  # noqa: SLF001 # one step of making it
     return store
+
+
+def _require_buffer(value: object) -> None:
+    if not isinstance(value, Buffer):
+        raise TypeError(
+            f"a store sets zarr buffers, not {type(value).__name__}: wrap bytes with "
+            "zarr.core.buffer.default_buffer_prototype().buffer.from_bytes(data)"
+        )
 
 
 def _bytes_of(value: Buffer) -> memoryview:

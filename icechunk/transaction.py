@@ -350,7 +350,8 @@ async def _write_array(
         plan = plan_manifests(node.manifests, changes.coords, grid, split, small=small)
 
     async def load(which: int) -> list[ChunkTable]:
-        manifest = await assets.manifest(node.manifests.id_at(which))
+        async with assets.fetches_during_commit:
+            manifest = await assets.manifest(node.manifests.id_at(which))
         return [table for node_id, table in manifest.arrays if node_id == node.id]
 
     loads = [load(int(which)) for which in plan.load]

@@ -88,6 +88,18 @@ def spec_version() -> SpecVersion:
     return SpecVersion.current()
 
 
+def supported_spec_versions() -> list[SpecVersion]:
+    """Return the versions of the format that are read and written, the newest first.
+
+    Examples
+    --------
+    >>> import icechunk
+    >>> icechunk.supported_spec_versions()
+    [SpecVersion.v2 (current), SpecVersion.v1]
+    """
+    return sorted(SpecVersion, reverse=True)
+
+
 @with_other_spellings()
 class RepoAvailability(_NamedEnum):
     """Whether a repository takes writes."""

@@ -268,6 +268,10 @@ class VirtualChunkSpec(Displayed):
             require_text(self.etag_checksum, "etag_checksum")
         when = self.last_updated_at_checksum
         if when is not None:
+            if not isinstance(when, datetime):
+                raise TypeError(
+                    f"last_updated_at_checksum must be a datetime, not {type(when).__name__}"
+                )
             if when.tzinfo is None:
                 raise TypeError(
                     "last_updated_at_checksum must have a time zone: use datetime.now(datetime.UTC)"

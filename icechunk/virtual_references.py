@@ -6,7 +6,7 @@ object that the repository does not own.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,13 +18,13 @@ from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.format.chunk_table import ChunkTable
 from icechunk.format.ragged import Ragged
 from icechunk.paths import ChunkKey, parse_key, user_path
+from icechunk.virtual_containers import VirtualChunkSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from icechunk._typing import AnyArray, I64Array, U32Array
     from icechunk.checkout import Checkout
-    from icechunk.virtual import VirtualChunkSpec
 
 
 class VirtualReferences(VirtualReferencesTwins):
@@ -56,7 +56,8 @@ class VirtualReferences(VirtualReferencesTwins):
         offset, length : int
             Range in the object; unit: bytes.
         checksum : str or datetime or None
-            Etag the object must have, or the latest time it may have been modified.
+            Etag the object must have, or the latest time it may have been modified; with a time
+            zone.
         validate_container : bool
             Require that a virtual chunk container matches the location.
 
@@ -67,6 +68,8 @@ class VirtualReferences(VirtualReferencesTwins):
             ``invalid-chunk-index``, ``not-an-array`` or ``zero-length-chunk``.
         NodeNotFoundError
             Kind ``node-not-found``.
+        TypeError, ValueError
+            An argument of another type, a time without zone, a number that cannot be stored.
 
         Examples
         --------
@@ -80,16 +83,17 @@ class VirtualReferences(VirtualReferencesTwins):
         parsed = parse_key(key)
         if not isinstance(parsed, ChunkKey):
             raise InvalidInputError(f"{key!r} is not the key of a chunk.", ErrorKind.INVALID_KEY)
-        where = normalise_location(location)
+        chunk = VirtualChunkSpec((), location, offset, length)  # refuses what no reference can hold
+        where = normalise_location(chunk.location)
         if validate_container:
             self._checkout.virtual.require_container(where)
         check_coordinate(self._checkout.require_array(parsed.path), parsed.coord)
         table = _virtual_table(
             np.array([parsed.coord], np.uint32).reshape(1, -1),
             Ragged.from_list([where.encode()]),
-            np.array([offset], np.uint64),
-            np.array([length], np.uint64),
-            [checksum],
+            np.array([chunk.offset], np.uint64),
+            np.array([chunk.length], np.uint64),
+            _usable_checksum(checksum),
         )
         self._checkout.set_refs(parsed.path, table)
 
@@ -118,7 +122,7 @@ class VirtualReferences(VirtualReferencesTwins):
 
         Raises
         ------
-        NodeNotFoundError, InvalidInputError
+        NodeNotFoundError, InvalidInputError, TypeError, ValueError
             As `set_virtual_ref_async`, but for the container.
 
         Examples
@@ -130,6 +134,8 @@ class VirtualReferences(VirtualReferencesTwins):
         path = user_path(array_path)
         node = self._checkout.require_array(path)
         for chunk in chunks:
+            if not isinstance(chunk, VirtualChunkSpec):
+                raise TypeError(f"expected VirtualChunkSpec, not {type(chunk).__name__}")
             check_coordinate(node, tuple(chunk.index))
         where = normalise_locations([chunk.location for chunk in chunks])
         coords = np.array([chunk.index for chunk in chunks], np.uint32)
@@ -174,7 +180,7 @@ class VirtualReferences(VirtualReferencesTwins):
         arr_offset : tuple of int or None
             Where the block starts in the grid; the origin by default. Unit: chunks.
         checksum : str or datetime or None
-            One checksum for all.
+            One checksum for all; a time with a time zone.
 
         Returns
         -------
@@ -183,7 +189,7 @@ class VirtualReferences(VirtualReferencesTwins):
 
         Raises
         ------
-        NodeNotFoundError, InvalidInputError
+        NodeNotFoundError, InvalidInputError, TypeError, ValueError
             As `set_virtual_ref_async`, but for the container.
 
         Examples
@@ -201,7 +207,9 @@ class VirtualReferences(VirtualReferencesTwins):
         path = user_path(array_path)
         node = self._checkout.require_array(path)
         count = _block_size(chunk_grid_shape, locations, offsets, lengths)
-        origin = tuple(arr_offset) if arr_offset is not None else (0,) * len(chunk_grid_shape)
+        offsets = _whole_numbers(offsets, "offsets")
+        lengths = _whole_numbers(lengths, "lengths")
+        origin = _origin(arr_offset, chunk_grid_shape)
         if count:
             last = tuple(o + n - 1 for o, n in zip(origin, chunk_grid_shape, strict=True))
             check_coordinate(node, last)
@@ -214,9 +222,9 @@ class VirtualReferences(VirtualReferencesTwins):
         table = _virtual_table(
             coords[pick],
             where.take(pick),
-            np.asarray(offsets, np.uint64)[pick],
-            np.asarray(lengths, np.uint64)[pick],
-            checksum,
+            offsets[pick],
+            lengths[pick],
+            _usable_checksum(checksum),
         )
         self._checkout.set_refs(path, table)
         return None if every else _left_out(coords, good)
@@ -254,9 +262,51 @@ def _virtual_table(
     return ChunkTable.virtual(coords, where, offsets, lengths, etag=etag, last_modified=modified)
 
 
+def _usable_checksum(checksum: object) -> str | datetime | None:
+    """Return a checksum that is one; what is none would let every change of the object pass."""
+    match checksum:
+        case None | str():
+            return checksum
+        case datetime() if checksum.tzinfo is not None:
+            return checksum
+        case datetime():
+            raise TypeError("checksum must have a time zone: use datetime.now(datetime.UTC)")
+    raise TypeError(f"checksum must be a str, a datetime or None, not {type(checksum).__name__}")
+
+
 def _seconds(when: datetime) -> int:
-    """Return whole seconds since the epoch; a time without zone is taken as UTC."""
-    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
+    seconds = int(when.timestamp())
+    if not 0 <= seconds < 2**32:
+        raise InvalidInputError(
+            f"the time of a checksum must be between 1970 and 2106, got {when}.",
+            ErrorKind.INVALID_VIRTUAL_REF,
+        )
+    return seconds
+
+
+def _whole_numbers(values: AnyArray, name: str) -> AnyArray:
+    """Return offsets or lengths as they are stored, without wrapping or rounding any."""
+    column = np.asarray(values)
+    if column.size and column.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be whole numbers, not {column.dtype}")
+    if column.dtype.kind == "i" and bool((column < 0).any()):
+        raise InvalidInputError(
+            f"{name} must be at least 0, got {column.min()}.", ErrorKind.INVALID_VIRTUAL_REF
+        )
+    return column.astype(np.uint64, copy=False)
+
+
+def _origin(arr_offset: Sequence[int] | None, shape: Sequence[int]) -> tuple[int, ...]:
+    """Return where a block of chunks starts."""
+    if arr_offset is None:
+        return (0,) * len(shape)
+    if len(arr_offset) != len(shape) or min(arr_offset, default=0) < 0:
+        raise InvalidInputError(
+            f"arr_offset {tuple(arr_offset)} does not fit a block of {tuple(shape)} chunks: it has "
+            "one number, 0 or more, for each dimension.",
+            ErrorKind.INVALID_CHUNK_INDEX,
+        )
+    return tuple(arr_offset)
 
 
 def _checksum(chunk: VirtualChunkSpec) -> str | datetime | None:
@@ -292,4 +342,4 @@ def _without_blanks(
         return normalise_locations(locations), coords, offsets, lengths
     rows = np.array([i for i, location in enumerate(locations) if location], np.int64)
     where = normalise_locations([location for location in locations if location])
-    return where, coords[rows], np.asarray(offsets)[rows], np.asarray(lengths)[rows]
+    return where, coords[rows], offsets[rows], lengths[rows]

@@ -60,8 +60,8 @@ class SessionTwins:
             and ``actual_parent`` the tip. The session keeps its changes.
         RebaseFailedError
             Kind ``rebase-failed``; names the arrays and chunks in conflict.
-        TypeError
-            The message is not text, or the metadata is not JSON-like.
+        TypeError, ValueError
+            The message is not text, the metadata is not JSON-like, or an option is none.
         InvalidInputError
             Kind ``invalid-commit-configuration``; the message cannot be encoded as UTF-8.
 

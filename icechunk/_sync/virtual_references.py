@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from icechunk._typing import AnyArray
-    from icechunk.virtual import VirtualChunkSpec
+    from icechunk.virtual_containers import VirtualChunkSpec
 
 
 class VirtualReferencesTwins:
@@ -39,7 +39,8 @@ class VirtualReferencesTwins:
         offset, length : int
             Range in the object; unit: bytes.
         checksum : str or datetime or None
-            Etag the object must have, or the latest time it may have been modified.
+            Etag the object must have, or the latest time it may have been modified; with a time
+            zone.
         validate_container : bool
             Require that a virtual chunk container matches the location.
 
@@ -50,6 +51,8 @@ class VirtualReferencesTwins:
             ``invalid-chunk-index``, ``not-an-array`` or ``zero-length-chunk``.
         NodeNotFoundError
             Kind ``node-not-found``.
+        TypeError, ValueError
+            An argument of another type, a time without zone, a number that cannot be stored.
 
         Examples
         --------
@@ -95,7 +98,7 @@ class VirtualReferencesTwins:
 
         Raises
         ------
-        NodeNotFoundError, InvalidInputError
+        NodeNotFoundError, InvalidInputError, TypeError, ValueError
             As `set_virtual_ref`, but for the container.
 
         Examples
@@ -136,7 +139,7 @@ class VirtualReferencesTwins:
         arr_offset : tuple of int or None
             Where the block starts in the grid; the origin by default. Unit: chunks.
         checksum : str or datetime or None
-            One checksum for all.
+            One checksum for all; a time with a time zone.
 
         Returns
         -------
@@ -145,7 +148,7 @@ class VirtualReferencesTwins:
 
         Raises
         ------
-        NodeNotFoundError, InvalidInputError
+        NodeNotFoundError, InvalidInputError, TypeError, ValueError
             As `set_virtual_ref`, but for the container.
 
         Examples

@@ -9,6 +9,7 @@ import logging
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from icechunk._io.flight import Flight
+from icechunk._io.limits import Limiter
 from icechunk._io.loop import in_thread
 from icechunk.assets import weights
 from icechunk.assets.cache import WeightedCache
@@ -40,6 +41,8 @@ REPO_KEY: Final = "repo"
 # Files below this size are decoded where they are read; larger ones in a thread, so that the
 # event loop goes on. Unit: bytes, compressed.
 _DECODE_INLINE_BYTES: Final = 64 * 1024
+# As many as there are, unless it is configured: arrays and manifests of each that are read at once.
+_FETCHES_DURING_COMMIT: Final = 128
 # The same for encoding, in chunk references.
 _ENCODE_INLINE_REFERENCES: Final = 1 << 13
 
@@ -104,6 +107,13 @@ class AssetManager:
         )
         self._logs: WeightedCache[ObjectId, TransactionLog] = WeightedCache(
             caching.num_transaction_changes, weights.BYTES_PER_CHANGE, weights.log_weight
+        )
+        self._chunks: WeightedCache[tuple[ObjectId, ByteRange], bytes] | None = None
+        if caching.num_bytes_chunks:
+            self._chunks = WeightedCache(caching.num_bytes_chunks, 1, weights.chunk_weight)
+        self._decodes = Limiter(config.max_concurrent_decodes)
+        self.fetches_during_commit = Limiter(
+            config.max_concurrent_manifest_fetches_during_commit or _FETCHES_DURING_COMMIT
         )
         self._flight: Flight[str, object] = Flight()
         # Bytes and value of the repo object as it was last seen here. The object is read anew
@@ -231,7 +241,13 @@ class AssetManager:
 
     async def read_chunk(self, chunk_id: ObjectId, byte_range: ByteRange) -> bytes:
         """Return a range of a native chunk's object."""
-        return await self.storage.get(chunk_key(chunk_id), byte_range)
+        if self._chunks is None:
+            return await self.storage.get(chunk_key(chunk_id), byte_range)
+        data = self._chunks.get((chunk_id, byte_range))
+        if data is None:
+            data = await self.storage.get(chunk_key(chunk_id), byte_range)
+            self._chunks.put((chunk_id, byte_range), data)
+        return data
 
     async def write_chunk(self, data: bytes | memoryview, pack: ChunkPack) -> NativeRef:
         """Write a native chunk: behind others in a pack where it is small, or as an object."""
@@ -297,9 +313,11 @@ class AssetManager:
 
         return await self._flight.share(key, load)  # type: ignore[return-value]
 
-    @staticmethod
-    async def _decoded(data: bytes, parse: Callable[[], T]) -> T:
-        return parse() if len(data) <= _DECODE_INLINE_BYTES else await in_thread(parse)
+    async def _decoded(self, data: bytes, parse: Callable[[], T]) -> T:
+        if len(data) <= _DECODE_INLINE_BYTES:
+            return parse()
+        async with self._decodes:
+            return await in_thread(parse)
 
 
 async def exists(storage: Storage, key: str) -> bool:

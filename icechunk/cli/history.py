@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -147,7 +147,10 @@ def diff_data(changes: Diff, *, with_coordinates: bool = False) -> dict[str, Any
     data: dict[str, Any] = {name: sorted(getattr(changes, name)) for name in _NODE_SETS}
     data["updated_chunks"] = {}
     for path, coordinates in sorted(changes.updated_chunks.items()):
-        entry: dict[str, Any] = {"count": len(coordinates), "ranges": grid_spans(coordinates)}
+        # An array may have taken the place of one with another number of dimensions.
+        ranks = sorted(set(map(len, coordinates)))
+        spans = (grid_spans([c for c in coordinates if len(c) == rank]) for rank in ranks)
+        entry: dict[str, Any] = {"count": len(coordinates), "ranges": [*chain(*spans)]}
         if with_coordinates:
             entry["coordinates"] = coordinates
         data["updated_chunks"][path] = entry

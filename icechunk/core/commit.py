@@ -172,6 +172,8 @@ def united_log(older: TransactionLog, newer: TransactionLog) -> TransactionLog:
     chunks = dict(older.updated_chunks)
     for node_id, coords in newer.updated_chunks.items():
         before = chunks.get(node_id)
+        if before is not None and not len(coords):
+            continue
         if before is None or before.shape[1] != coords.shape[1]:
             chunks[node_id] = coords
         else:

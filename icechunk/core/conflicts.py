@@ -7,7 +7,8 @@ log of somebody else's commit ("theirs") with the session's change set ("ours").
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,8 @@ class ConflictType(IntEnum):
     def __repr__(self) -> str:
         return f"ConflictType.{self.name}"
 
-    __str__ = __repr__
+    def __str__(self) -> str:
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", self.name).capitalize()
 
 
 _MEANING = {
@@ -174,6 +176,11 @@ class BasicConflictSolver(ConflictSolver):
         Whose attributes stay where both sides changed the attributes of a node, and nothing else
         of its metadata.
 
+    Raises
+    ------
+    TypeError
+        An option of another type, such as the name of a version.
+
     Examples
     --------
     >>> solver = icechunk.BasicConflictSolver(
@@ -186,6 +193,13 @@ class BasicConflictSolver(ConflictSolver):
     fail_on_delete_of_updated_array: bool = False
     fail_on_delete_of_updated_group: bool = False
     on_user_attributes_conflict: VersionSelection = VersionSelection.Fail
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            wanted = type(field.default)
+            value = getattr(self, field.name)
+            if not isinstance(value, wanted):
+                raise TypeError(f"{field.name} must be a {wanted.__name__}, not {value!r}")
 
     def resolves(self, conflict: Conflict) -> bool:
         """Say whether the options above answer this conflict."""
@@ -208,6 +222,13 @@ class BasicConflictSolver(ConflictSolver):
     def attributes_kept(self) -> VersionSelection:
         """Whose attributes stay where both sides changed nothing but those of a node."""
         return self.on_user_attributes_conflict
+
+
+def checked_solver(solver: object) -> ConflictSolver:
+    """Return a solver; TypeError when it is none, before it is needed."""
+    if not isinstance(solver, ConflictSolver):
+        raise TypeError(f"expected a ConflictSolver, such as BasicConflictSolver(), not {solver!r}")
+    return solver
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -37,7 +37,7 @@ class Diff:
     updated_groups, updated_arrays : set of str
         Whose ``zarr.json`` changed.
     updated_chunks : dict of str to list of list of int
-        Coordinates set or deleted, sorted, by array.
+        Coordinates set or deleted, sorted, by array; those of all arrays that were at the path.
     moved_nodes : list of tuple of (str, str)
         Paths before and after, newest commit first.
     """
@@ -130,7 +130,17 @@ def _chunks_by_path(
             path = path_of(node_id)
             if path is not None:
                 columns.setdefault(path, []).append(coords)
-    return {
-        path: sorted_unique(np.concatenate(parts)).tolist()
-        for path, parts in sorted(columns.items())
-    }
+    return {path: _united(parts) for path, parts in sorted(columns.items())}
+
+
+def _united(parts: Iterable[U32Array]) -> list[list[int]]:
+    """Return all coordinates, sorted; of several ranks when one array took another's place.
+
+    An array of which a rebase dropped all changes is in a log without any coordinate.
+    """
+    by_rank: dict[int, list[U32Array]] = {}
+    for coords in parts:
+        if len(coords):
+            by_rank.setdefault(coords.shape[1], []).append(coords)
+    each = [sorted_unique(np.concatenate(same)).tolist() for same in by_rank.values()]
+    return each[0] if len(each) == 1 else sorted(coord for coords in each for coord in coords)

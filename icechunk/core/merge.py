@@ -70,6 +70,7 @@ def merge_changes(
     """
     if path_of is not None:
         _check_nodes(into, other, path_of)
+        _check_new_nodes(into, other, known or ChangeSet())
         if policy is ChunkPolicy.ERROR:
             _check_chunks(into, other, known or ChangeSet(), path_of)
     into.moves += other.moves
@@ -123,6 +124,21 @@ def _check_nodes(
     for node_id in sorted((other.updated.keys() | other.chunks.keys()) - brought):
         if path_of(node_id) is None:
             raise _failed("the fork changed a group or array that this session has deleted since")
+
+
+def _check_new_nodes(into: ChangeSet, other: ChangeSet, known: ChangeSet) -> None:
+    """Refuse to change or delete what was new when the fork was made, and was changed since."""
+    touched = other.updated.keys() | other.deleted.keys()
+    if not touched:
+        return
+    before = {node.id: node.user_data for node in known.new_nodes.values() if node.id in touched}
+    for node in into.new_nodes.values():
+        if node.user_data == before.get(node.id, node.user_data):
+            continue
+        if node.id in other.deleted:
+            raise _failed(f"one side changed {node.path} and the other deleted it")
+        if other.updated[node.id].user_data != node.user_data:
+            raise _failed(f"both sides changed the metadata of {node.path} differently")
 
 
 def _check_chunks(

@@ -194,8 +194,9 @@ def _manifests(
     box = np.array(spans, np.int64).reshape(-1, 2)
     bounds = old.extents.astype(np.int64)
     if chunks <= _MOST_CHUNKS_LISTED:
-        axes = [np.arange(first, stop, dtype=np.uint32) for first, stop in spans]
-        coords = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
+        lengths = [stop - first for first, stop in spans]
+        within = np.indices(lengths, np.uint32).reshape(len(spans), chunks).T
+        coords = within + box[:, 0].astype(np.uint32)
         small = SMALL_MANIFEST if place.splitting is None else 0
         bounds = bounds[plan_manifests(old, coords, grid, split, small=small).load]
     # What the loaded manifests have besides the chunks that are written.

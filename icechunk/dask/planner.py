@@ -60,6 +60,12 @@ def as_dataset(obj: Any) -> Any:
     InvalidInputError
         Kind ``not-allowed``; when it is neither a dataset nor a data array.
     """
+    if hasattr(obj, "subtree"):
+        raise InvalidInputError(
+            "a DataTree is written node by node: for node in tree.subtree: "
+            "to_icechunk(node.to_dataset(inherit=False), session, group=node.path)",
+            ErrorKind.NOT_ALLOWED,
+        )
     if hasattr(obj, "data_vars"):
         return obj
     if not hasattr(obj, "to_dataset"):

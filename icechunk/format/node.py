@@ -135,7 +135,12 @@ class ManifestRefs:
         return ObjectId(self.ids[which].tobytes())
 
     def find(self, coord: Sequence[int]) -> int:
-        """Return the row of the first manifest that may hold a chunk, -1 when none does."""
+        """Return the row of the first manifest that may hold a chunk, -1 when none does.
+
+        A coordinate of another rank is in none.
+        """
+        if len(coord) != self.extents.shape[1]:
+            return -1
         if len(self.ids) > _FEW_MANIFESTS:
             at = np.array(coord, np.int64)
             inside = (self.extents[:, :, 0] <= at) & (at < self.extents[:, :, 1])

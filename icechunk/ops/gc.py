@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from icechunk._cases import check_limit
 from icechunk._io.limits import gather_limited
 from icechunk.assets.manager import snapshot_key
 from icechunk.assets.refs import now_us, read_state, update_repo
@@ -34,7 +35,7 @@ from icechunk.format.chunk_table import ChunkKind
 from icechunk.format.repo_info import GCRan, RepoInfo, UpdateKind
 from icechunk.ids import ObjectId
 from icechunk.ops.reachable import reachable_snapshots
-from icechunk.ops.reading import ReadLimits, check_limit, manifests_of, reduce_manifests
+from icechunk.ops.reading import ReadLimits, manifests_of, reduce_manifests
 from icechunk.ops.sweep import Listed, Sweep, SweepLimits, Swept, listing
 from icechunk.progress import Operation, operation
 from icechunk.shelf import Shelf

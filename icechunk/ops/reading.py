@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from icechunk._cases import check_limit
 from icechunk._io.budget import Budget
 from icechunk._io.limits import gather_limited
 from icechunk._io.loop import in_thread
@@ -57,22 +58,6 @@ class ReadLimits:
     def __post_init__(self) -> None:
         for field in fields(self):
             check_limit(field.name, getattr(self, field.name))
-
-
-def check_limit(name: str, value: object) -> None:
-    """Refuse a limit that is no positive number.
-
-    Raises
-    ------
-    TypeError
-        It is no integer.
-    ValueError
-        It is below 1.
-    """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, not {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, not {value}")
 
 
 async def manifests_of(

@@ -21,6 +21,7 @@ from icechunk.storage._s3_place import (
     refusal,
     stream_timeouts,
     unanswered,
+    unencrypted,
 )
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ async def _open(place: S3Place, settings: StorageSettings) -> OpenStores:
         settings,
         connect_seconds=connect_seconds,
         read_seconds=read_seconds,
-        allow_http=options.allow_http,
+        allow_http=unencrypted(options),
         read_headers=dict(place.read_headers),
         write_headers=dict(place.write_headers),
     )

@@ -74,7 +74,7 @@ class S3Place:
     bucket : str
         Not empty.
     prefix : str
-        Without slashes at its ends; may be empty.
+        May be empty. Without a slash at its end; one at its beginning is a part of every key.
     options : S3Options
         Region, endpoint and the like.
     credentials : AnyS3Credential
@@ -129,7 +129,12 @@ def stream_timeouts(options: S3Options, settings: StorageSettings) -> tuple[floa
 
 def operation(place: S3Place, verb: str, key: str) -> str:
     """Return what was tried, for a message."""
-    return f"{verb} s3://{place.bucket}" + (f"/{key.lstrip('/')}" if key else "")
+    return f"{verb} s3://{place.bucket}" + (f"/{key}" if key else "")
+
+
+def unencrypted(options: S3Options) -> bool:
+    """Tell whether requests go to an endpoint without TLS."""
+    return (options.endpoint_url or "").lower().startswith("http:")
 
 
 def obstacle_to_obstore(place: S3Place) -> str | None:
@@ -142,6 +147,8 @@ def obstacle_to_obstore(place: S3Place) -> str | None:
             return f"the signed header {name}"
     if "@" in urlsplit(place.options.endpoint_url or "").netloc:  # its errors would show it
         return "a login in endpoint_url"
+    if place.prefix.startswith("/"):
+        return "keys that begin with a slash"
     if not place.prefix and place.rooted is not False:
         return "keys that begin with a slash, which the root of a bucket may have"
     return None

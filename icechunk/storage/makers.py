@@ -97,13 +97,14 @@ def s3_storage(
     bucket : str
         The bucket; it must exist.
     prefix : str or None
-        Where in the bucket. Needed to create a repository.
+        Where in the bucket. Needed to create a repository. A slash at its beginning is part of
+        the keys.
     region : str or None
         Region of the bucket; without it and without ``endpoint_url`` it is found out.
     endpoint_url : str or None
         Server, instead of the one of the region.
     allow_http : bool
-        Accept an ``endpoint_url`` without TLS.
+        An ``endpoint_url`` without TLS is meant; else it is used with a warning in the log.
     access_key_id, secret_access_key, session_token : str or None
         Fixed credentials. They travel with the storage when it is pickled.
     expires_after : datetime.datetime or None

@@ -59,7 +59,7 @@ def tigris_storage(
     use_weak_consistency : bool
         Read from the nearest region, which may lag behind; the storage is read-only then.
     allow_http : bool
-        Accept an ``endpoint_url`` without TLS.
+        An ``endpoint_url`` without TLS is meant; else it is used with a warning in the log.
     access_key_id, secret_access_key, session_token, expires_after, anonymous, from_env
         Credentials, as for `s3_storage`.
     get_credentials, scatter_initial_credentials
@@ -156,7 +156,7 @@ def r2_storage(
     region : str or None
         ``"auto"`` when omitted.
     allow_http : bool
-        Accept an ``endpoint_url`` without TLS.
+        An ``endpoint_url`` without TLS is meant; else it is used with a warning in the log.
     access_key_id, secret_access_key, session_token, expires_after, anonymous, from_env
         Credentials, as for `s3_storage`.
     get_credentials, scatter_initial_credentials

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -15,7 +16,7 @@ from icechunk._display import scrubbed
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.storage._bucket import BucketStorage, trimmed_prefix
 from icechunk.storage._choice import check_backend, use_either
-from icechunk.storage._s3_place import DeniedError, S3Place, obstacle_to_obstore
+from icechunk.storage._s3_place import DeniedError, S3Place, obstacle_to_obstore, unencrypted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from icechunk.storage._s3_place import Backend
 
 T = TypeVar("T")
+
+_logger = logging.getLogger(__name__)
 
 _S3FS: Final = "icechunk.storage._s3_fs"  # loaded when it is used: it pulls in a large library
 
@@ -85,12 +88,12 @@ class S3Storage(BucketStorage):
                 "legacy_rooted_keys=True is only for repositories with an empty prefix",
                 ErrorKind.STORAGE_CONFIG,
             )
-        url = config.endpoint_url
-        if url is not None and url.lower().startswith("http:") and not config.allow_http:
-            raise InvalidInputError(
-                f"endpoint_url {scrubbed(url)} is not encrypted; pass allow_http=True if that is "
-                "meant, or use https",
-                ErrorKind.STORAGE_CONFIG,
+        if trimmed and (prefix or "").startswith("/"):
+            trimmed = f"/{trimmed}"  # another place: keys in S3 may begin with a slash
+        if unencrypted(config) and not config.allow_http:
+            _logger.warning(
+                "endpoint_url %s is not encrypted: pass allow_http=True if that is meant",
+                scrubbed(config.endpoint_url or ""),
             )
         common = dict(headers or {})
         place = S3Place(
@@ -153,6 +156,8 @@ class S3Storage(BucketStorage):
         for flag in ("allow_http", "anonymous", "force_path_style", "requester_pays"):
             if getattr(options, flag):
                 yield flag, True
+        if options.checksum_algorithm is not None:
+            yield "checksum_algorithm", options.checksum_algorithm.name
 
 
 async def _has_rooted_keys(requests: ObjectRequests) -> bool:

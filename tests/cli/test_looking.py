@@ -7,6 +7,7 @@ import tarfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import zarr
 
 from tests.cli.conftest import series
 from tests.shared_data import shared_dir
@@ -84,6 +85,14 @@ def test_diff(cli: Cli, repo: Repo) -> None:
     shown = cli("diff", "repo", "v1", "fix").out
     assert "2 chunks [0, 0] [2, 0]" in shown
     assert "/forecast/u" in shown
+
+
+def test_diff_over_an_array_that_took_the_place_of_another(cli: Cli, repo: Repo) -> None:
+    with repo.open().transaction("main", message="other dimensions") as store:
+        zarr.create_array(store, name="t", shape=4, chunks=2, dtype="i4", overwrite=True)[:] = 1
+    data = cli("diff", "repo", "v1", "main", "--json").data
+    assert data["updated_chunks"]["/t"] == {"count": 3, "ranges": [[[0, 2]], [[2, 3], [0, 1]]]}
+    assert "[0:2] [2, 0]" in cli("diff", "repo", "v1", "main").out
 
 
 def test_diff_of_a_commit_with_itself_is_empty(cli: Cli, repo: Repo) -> None:

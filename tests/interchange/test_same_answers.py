@@ -69,7 +69,9 @@ def test_the_same_questions_have_the_same_answers() -> None:
     found = {n: (official[n], ours[n]) for n in official if differs(n, official[n], ours[n])}
     unknown = {name: found[name] for name in found.keys() - ON_PURPOSE.keys()}
     assert not unknown, json.dumps(unknown, indent=1)
-    assert not ON_PURPOSE.keys() - found.keys(), "no difference any more"
+    # Sizes of compressed files may be equal by chance.
+    by_chance = {name for name in ON_PURPOSE if name.startswith("ManifestFileInfo.")}
+    assert not ON_PURPOSE.keys() - found.keys() - by_chance, "no difference any more"
 
 
 def test_the_page_says_why() -> None:

@@ -489,7 +489,6 @@ def test_arguments_that_cannot_be_meant(s3: S3Server) -> None:
         ({"bucket": "a/b"}, "storage-config"),
         ({"prefix": "a//b"}, "bad-prefix"),
         ({"prefix": "a", "legacy_rooted_keys": True}, "storage-config"),
-        ({"allow_http": False}, "storage-config"),
         ({"anonymous": True}, "invalid-credentials"),
         ({"secret_access_key": None}, "invalid-credentials"),
     ):
@@ -498,6 +497,32 @@ def test_arguments_that_cannot_be_meant(s3: S3Server) -> None:
         assert caught.value.kind == kind
     with pytest.raises(TypeError):
         s3_storage(prefix="p", **s3.options(nonsense=1))
+
+
+def test_an_endpoint_that_is_not_encrypted_is_used_and_said(
+    s3: S3Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    for allowed in (True, False):
+        caplog.clear()
+        storage = s3_storage(prefix=uuid.uuid4().hex, **s3.options(allow_http=allowed))
+        run(storage.put("chunks/A", b"data"))
+        assert run(storage.get("chunks/A")) == b"data"
+        assert ("not encrypted: pass allow_http=True" in caplog.text) is not allowed
+
+
+def test_a_prefix_that_begins_with_a_slash_is_another_place(s3: S3Server) -> None:
+    name = uuid.uuid4().hex
+    options = s3.options() | {"backend": "auto"}
+    rooted, plain = (s3_storage(prefix=prefix, **options) for prefix in (f"/{name}/", f"{name}/"))
+    assert rooted.description == f"s3://{BUCKET}//{name}"
+    run(rooted.put("repo", b"rooted"))
+    assert run(listed(plain)) == {}
+    run(plain.put("repo", b"plain"))
+    assert run(rooted.get("repo")) == b"rooted"
+    assert list(run(listed(rooted))) == list(run(listed(plain))) == ["repo"]
+    assert s3.requests(name)[0]["path"].endswith(f"//{name}/repo")
+    again = pickle.loads(pickle.dumps(rooted))
+    assert run(again.get("repo")) == b"rooted"
 
 
 def test_network_timeout(s3: S3Server) -> None:
@@ -688,18 +713,19 @@ def test_secrets_stay_hidden(s3: S3Server) -> None:
 def test_text_form(s3: S3Server) -> None:
     storage = s3_storage(
         bucket="b",
-        prefix="/p/q/",
+        prefix="p/q/",
         region="us-east-1",
         endpoint_url="http://127.0.0.1:1",
         allow_http=True,
         anonymous=True,
         force_path_style=True,
         requester_pays=True,
+        checksum_algorithm=ChecksumAlgorithm.Crc32c,
     )
     assert str(storage) == (
         "<icechunk.Storage>\ntype: S3\nbucket: b\nprefix: p/q\nregion: us-east-1\n"
         "endpoint_url: http://127.0.0.1:1\nallow_http: True\nanonymous: True\n"
-        "force_path_style: True\nrequester_pays: True\n"
+        "force_path_style: True\nrequester_pays: True\nchecksum_algorithm: Crc32c\n"
     )
     assert storage.description == "s3://b/p/q"
 

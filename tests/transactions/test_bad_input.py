@@ -260,6 +260,60 @@ def test_wrong_types_and_contradictions(path: Path) -> None:
     assert len(list(repo.ancestry(branch="main"))) == 2
 
 
+WRONG_ARGUMENTS: dict[str, tuple[Callable[[ic.Repository, ic.Session], Any], type[Exception]]] = {
+    "solver": (lambda _, session: session.rebase("UseTheirs"), TypeError),
+    "rebase_with": (lambda _, session: session.commit("x", rebase_with="UseTheirs"), TypeError),
+    "rebase_tries": (lambda _, session: session.commit("x", rebase_tries=-1), ValueError),
+    "no number": (lambda _, session: session.commit("x", rebase_tries="3"), TypeError),
+    "chunk": (lambda _, session: session.chunk_type("/a", [0.5, 0]), TypeError),
+    "batch_size": (lambda _, session: sync(chunks_of(session, -1)), ValueError),
+    "snapshot id": (lambda repo, _: repo.lookup_snapshot(5), TypeError),
+    "time": (lambda repo, _: repo.readonly_session("main", as_of="2026-01-01"), TypeError),
+    "config": (lambda repo, _: repo.reopen({"a": 1}), TypeError),
+    "config of a new one": (
+        lambda *_: ic.Repository.create(ic.in_memory_storage(), {"a": 1}),
+        TypeError,
+    ),
+}
+
+
+async def chunks_of(session: ic.Session, batch_size: int) -> list[tuple[int, ...]]:
+    return [chunk async for chunk in session.chunk_coordinates("/a", batch_size)]
+
+
+@pytest.mark.parametrize("name", WRONG_ARGUMENTS)
+def test_arguments_are_refused_whether_they_would_have_been_needed_or_not(
+    path: Path, name: str
+) -> None:
+    before = contents(path)
+    repo = open_repo(path)
+    session = repo.writable_session("main")
+    session.store.set_virtual_ref(
+        "a/c/0/0", "s3://b/x", offset=0, length=1, validate_container=False
+    )
+    call, error = WRONG_ARGUMENTS[name]
+    with pytest.raises(error) as caught:
+        call(repo, session)
+    assert "has no attribute" not in str(caught.value)
+    assert contents(path) == before
+    assert session.has_uncommitted_changes
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"on_chunk_conflict": "UseTheirs"},
+        {"on_chunk_conflict": 2},
+        {"on_user_attributes_conflict": None},
+        {"fail_on_delete_of_updated_array": "no"},
+        {"fail_on_delete_of_updated_group": 0},
+    ],
+)
+def test_a_solver_is_not_made_of_what_it_would_take_for_something_else(options: Any) -> None:
+    with pytest.raises(TypeError, match=next(iter(options))):
+        ic.BasicConflictSolver(**options)
+
+
 def test_a_committed_session_takes_no_more_writes(path: Path) -> None:
     repo = open_repo(path)
     session = repo.writable_session("main")

@@ -139,3 +139,36 @@ def test_a_fork_that_replaces_what_its_parent_wrote_is_no_conflict(repo: ic.Repo
         session.merge(late, on_chunk_conflict="error")
     late.mark_carried()
     assert contents(session)["a"][0][:3] == [2, 4, 1]
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_two_changes_of_one_document_do_not_merge_however_new_the_node_is(
+    repo: ic.Repository, new: bool
+) -> None:
+    session = repo.writable_session("main")
+    zarr.create_array(session.store, name="late", shape=4, chunks=2, dtype="i4")
+    if not new:
+        session.commit("late")
+        session = repo.writable_session("main")
+    forks = [session.fork() for _ in range(4)]
+    resized, same, described, deleted = (zarr.open_group(f.store, mode="r+") for f in forks)
+    resized["late"].resize((6,))  # type: ignore[union-attr]
+    same["late"].resize((6,))  # type: ignore[union-attr]
+    described["late"].attrs["unit"] = "K"
+    del deleted["late"]
+    session.merge(*forks[:2])
+    for fork, why in (
+        (forks[2], "both sides changed the metadata of /late differently"),
+        (forks[3], "one side changed /late and the other deleted it"),
+    ):
+        with pytest.raises(ic.SessionStateError, match=why):
+            session.merge(fork)
+        fork.mark_carried()
+    assert zarr.open_array(session.store, path="late", mode="r").shape == (6,)
+    if not new:
+        return
+    late = session.fork()  # what it knows it may change
+    zarr.open_group(late.store, mode="r+")["late"].attrs["unit"] = "K"
+    session.merge(late)
+    array = zarr.open_array(session.store, path="late", mode="r")
+    assert (array.shape, dict(array.attrs)) == ((6,), {"unit": "K"})

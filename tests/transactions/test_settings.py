@@ -174,6 +174,20 @@ def test_reopening_changes_the_configuration_of_the_copy_alone(repo: ic.Reposito
     assert other.metadata == {"a": 1}
 
 
+def test_a_configuration_is_copied_in_and_out(repo: ic.Repository) -> None:
+    config = ic.RepositoryConfig(inline_chunk_threshold_bytes=3)
+    made = ic.Repository.create(ic.in_memory_storage(), config)
+    config.inline_chunk_threshold_bytes = 9
+    made.config.inline_chunk_threshold_bytes = 10
+    made.config.storage = ic.StorageSettings(storage_class="IA")
+    made.save_config()
+    stored = ic.Repository.fetch_config(made.storage)
+    assert stored is not None
+    assert stored.inline_chunk_threshold_bytes == 3
+    assert made.config.inline_chunk_threshold_bytes == 3
+    assert made.config.storage is None
+
+
 def test_attribution_travels_with_the_repository(repo: ic.Repository) -> None:
     me = ic.Attribution(client="me/1", workload="w", principal="p")
     assert repo.attribution == ic.Attribution()

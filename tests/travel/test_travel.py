@@ -300,6 +300,43 @@ def test_secrets_show_nowhere(repo, tmp_path, caplog):
     assert SECRET not in caplog.text
 
 
+def test_secrets_in_urls_show_nowhere():
+    """Passwords, tokens and signatures, in what is shown of storages and in errors."""
+    signed = f"http://user:{SECRET}@127.0.0.1:1/file?X-Amz-Signature={SECRET}&part=7&sig={SECRET}"
+    for storage in (
+        ic.http_storage(signed),
+        ic.redirect_storage(signed),
+        ic.s3_storage(bucket="b", prefix="p", endpoint_url=signed, allow_http=True, anonymous=True),
+    ):
+        assert SECRET not in repr(storage) + str(storage) + storage._repr_html_()
+        assert "part=7" in repr(storage)
+    for storage in ic.http_storage(signed), ic.redirect_storage(signed):
+        with pytest.raises(ic.IcechunkError) as raised:
+            ic.Repository.open(
+                storage.with_settings(
+                    ic.StorageSettings(retries=ic.StorageRetriesSettings(max_tries=1))
+                )
+            )
+        assert SECRET not in "".join(traceback.format_exception(raised.value))
+    config = ic.RepositoryConfig(storage=ic.StorageSettings())
+    config.set_virtual_chunk_container(
+        ic.VirtualChunkContainer("http://127.0.0.1:1/", ic.http_store())
+    )
+    place = ic.in_memory_storage()
+    opened = ic.Repository.create(place, config, {"http://127.0.0.1:1/": None})
+    store = opened.writable_session("main").store
+    array = zarr.create_array(store, name="a", shape=4, chunks=4, dtype="u1", compressors=None)
+    with pytest.raises(
+        ic.InvalidInputError, match=r"user:\*\*\*\*@.*&part=7&sig=\*\*\*\*"
+    ) as raised:
+        store.set_virtual_ref("a/c/0", signed, offset=0, length=4)
+    assert SECRET not in "".join(traceback.format_exception(raised.value)) + repr(raised.value)
+    store.set_virtual_ref("a/c/0", signed.replace(f"user:{SECRET}@", ""), offset=0, length=4)
+    with pytest.raises(ic.StorageError) as failed:
+        array[:]
+    assert SECRET not in "".join(traceback.format_exception(failed.value))
+
+
 def test_the_table_is_complete():
     """Every public class is here, is no value that travels, or travels inside of one that is."""
     here = {

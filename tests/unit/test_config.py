@@ -8,6 +8,7 @@ import pickle
 
 import pytest
 
+import icechunk
 from icechunk.config import (
     CachingConfig,
     CompressionAlgorithm,
@@ -267,7 +268,7 @@ def test_resolved_defaults():
     assert resolved.max_concurrent_requests == 256
     assert resolved.max_concurrent_decodes >= 1
     assert resolved.num_updates_per_repo_info_file == 1000
-    assert resolved.max_concurrent_manifest_fetches_during_commit == 1
+    assert resolved.max_concurrent_manifest_fetches_during_commit is None
     assert resolved.splitting is None
     assert resolved.caching.num_snapshot_nodes == 500_000
     assert resolved.caching.num_chunk_refs == 15_000_000
@@ -345,6 +346,42 @@ def test_repr_is_the_constructor_call():
         "    ideal_concurrent_request_size=None,\n"
         ")"
     )
+
+
+@pytest.mark.parametrize("text", [r"t\d+\b", 'a "b"', "it's", "a\nb", "ä\\"])
+def test_repr_makes_the_same_value_whatever_the_text(text):
+    container = VirtualChunkContainer(f"s3://bucket/{text}/", icechunk.s3_store(region=text))
+    axis = ManifestSplitDimCondition.DimensionName(text)
+    splitting = {ManifestSplitCondition.path_matches(text): {axis: 3}}
+    for value in [
+        ManifestSplitCondition.path_matches(text),
+        ManifestSplitCondition.name_matches(text),
+        ManifestPreloadCondition.path_matches(text),
+        ManifestPreloadCondition.or_conditions([ManifestPreloadCondition.name_matches(text)]),
+        axis,
+        StorageSettings(storage_class=text),
+        container,
+        icechunk.gcs_store({"option": text}),
+        icechunk.http_store({"option": text}, {"header": text}),
+        local_filesystem_store(text),
+        CompressionConfig(algorithm=CompressionAlgorithm.Zstd),
+        ManifestSplittingConfig.from_dict(
+            {
+                ManifestSplitCondition.AnyArray(): {
+                    ManifestSplitDimCondition.Axis(0): 3,
+                    ManifestSplitDimCondition.Any(): 4,
+                }
+            }
+        ),
+        icechunk.VirtualChunkSpec([0], text, 0, 1),
+        RepositoryConfig(
+            virtual_chunk_containers={container.url_prefix: container},
+            manifest=ManifestConfig(splitting=ManifestSplittingConfig.from_dict(splitting)),
+        ),
+    ]:
+        assert eval(repr(value), {"icechunk": icechunk}) == value
+    error = icechunk.StorageError(text)
+    assert eval(repr(error), {"icechunk": icechunk}).message == text
 
 
 def test_str_fills_in_defaults_and_says_so():

@@ -272,24 +272,42 @@ def names():
     return found
 
 
+def executable(shown: str) -> str:
+    """Return what the official package shows, spelled so that it runs: as we do on purpose."""
+    split, dim = "ManifestSplitCondition.", "ManifestSplitDimCondition."
+    for theirs, ours in {
+        f"{split}any_array(": f"{split}AnyArray(",
+        f"{dim}axis(": f"{dim}Axis(",
+        f"{dim}dimension_name(": f"{dim}DimensionName(",
+        f"{dim}any(": f"{dim}Any(",
+        "algorithm=Zstd": "algorithm=icechunk.CompressionAlgorithm.Zstd",
+    }.items():
+        shown = shown.replace(theirs, ours)
+    shown = re.sub(r'_matches\("([^"]*)"\)', lambda m: f"_matches({json.dumps(m[1])})", shown)
+    return re.sub(r"Some\(({.*?})\)", r"\1", shown)
+
+
 @pytest.mark.parametrize("expression", _lines(SHOWN))
 def test_text_forms_agree(official, names, expression):
     value = eval(expression, names)
     official_repr, official_str, official_html = official[expression]
-    assert repr(value) == official_repr
+    assert repr(value) == executable(official_repr)
     # The number of cores is the machine's there and the process's here.
     cores = re.compile(r"(max_concurrent_decodes:) \d+")
-    assert cores.sub(r"\1", str(value)) == cores.sub(r"\1", official_str)
+    assert cores.sub(r"\1", str(value)) == cores.sub(r"\1", executable(official_str))
     ours = html.unescape(names["normal"](value._repr_html_()))
     assert (
         re.sub(r"> | <", ">", ours).split()
-        == re.sub(r"> | <", ">", html.unescape(official_html)).split()
+        == re.sub(r"> | <", ">", executable(html.unescape(official_html))).split()
     )
 
 
 @pytest.mark.parametrize("expression", _lines(VALUES))
 def test_values_agree(official, names, expression):
-    assert json.loads(json.dumps(eval(expression, names))) == official[expression]
+    expected = official[expression]
+    if "repr(" in expression:
+        expected = json.loads(executable(json.dumps(expected)))
+    assert json.loads(json.dumps(eval(expression, names))) == expected
 
 
 @pytest.mark.parametrize("expression", _lines(REFUSED))

@@ -18,6 +18,7 @@ from icechunk.types import (
     RepoAvailability,
     RepoStatus,
     SpecVersion,
+    supported_spec_versions,
 )
 
 WHEN = datetime(2030, 1, 1, tzinfo=UTC)
@@ -46,6 +47,7 @@ def test_enumerations(kind, numbers):
 
 def test_current_version():
     assert SpecVersion.current() is SpecVersion.v2
+    assert supported_spec_versions() == [SpecVersion.v2, SpecVersion.v1]
     assert repr(SpecVersion.v1) == "SpecVersion.v1"
     assert repr(SpecVersion.v2) == "SpecVersion.v2 (current)"
     assert CompressionAlgorithm.default() is CompressionAlgorithm.Zstd

@@ -209,6 +209,7 @@ def test_reference_time_is_kept_in_utc():
         (([0], 5, 0, 1), TypeError),
         (([0], "s", 0, 1, 5), TypeError),
         (([0], "s", 0, 1, None, datetime(2030, 1, 1)), TypeError),
+        (([0], "s", 0, 1, None, "2030-01-01"), TypeError),
     ],
 )
 def test_reference_refusals(arguments, error):

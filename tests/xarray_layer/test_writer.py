@@ -225,6 +225,22 @@ def test_several_writes_and_appends_in_one_session(repo):
     assert reopened(repo.readonly_session("main")).sizes["time"] == 5
 
 
+@pytest.mark.parametrize("how", [{"append_dim": "time"}, {"mode": "a"}, {"mode": "r+"}])
+def test_a_lazy_scalar_that_is_there_already(repo, how):
+    first = weather().assign(run=((), da.asarray(1)))
+    assert first.run.chunks == ()
+    session = repo.writable_session("main")
+    first.to_icechunk(session)
+    session.commit("one")
+    session = repo.writable_session("main")
+    later = weather(first=20 if "append_dim" in how else 0).assign(run=((), da.asarray(2)))
+    later.to_icechunk(session, **how)
+    session.commit("two")
+    found = reopened(repo.readonly_session("main")).load()
+    assert found.run == 2
+    assert found.sizes["time"] == (40 if "append_dim" in how else 20)
+
+
 def test_many_variables_in_one_graph(repo):
     session = repo.writable_session("main")
     ds = xr.Dataset({f"v{i}": ("x", da.full(9, i, chunks=3)) for i in range(30)})
@@ -309,6 +325,18 @@ def test_progress_bar(repo, capsys):
     with ProgressBar():
         weather().to_icechunk(repo.writable_session("main"))
     assert "100%" in capsys.readouterr().out
+
+
+def test_a_tree_is_told_to_come_node_by_node(repo):
+    session = repo.writable_session("main")
+    tree = xr.DataTree.from_dict({"/": xr.Dataset({"top": 1}), "/a": weather()})
+    with pytest.raises(InvalidInputError, match=r"group=node\.path"):
+        to_icechunk(tree, session)
+    assert not session.has_uncommitted_changes
+    for node in tree.subtree:
+        to_icechunk(node.to_dataset(inherit=False), session, group=node.path)
+    found = xr.open_datatree(session.store, engine="zarr", consolidated=False)
+    xr.testing.assert_identical(found.load(), tree.load())
 
 
 def test_who_gives_a_repository_is_told_to_open_a_session(repo):

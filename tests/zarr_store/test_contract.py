@@ -12,6 +12,7 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import zarr
 from zarr.abc.store import (
     OffsetByteRequest,
     RangeByteRequest,
@@ -490,6 +491,31 @@ class Contract(StoreTests[ic.IcechunkStore, cpu.Buffer]):
         with pytest.raises(ic.InvalidInputError):
             await store.get("foo/c/0", PROTOTYPE, past_the_end)
 
+    @pytest.mark.parametrize("key", ["foo/c/0", "g/zarr.json"])
+    async def test_what_is_no_buffer(self, store: ic.IcechunkStore, key: str) -> None:
+        data: Any = b'{"zarr_format": 3, "node_type": "group"}'
+        with pytest.raises(TypeError, match="from_bytes"):
+            await store.set(key, data)
+        with pytest.raises(TypeError, match="from_bytes"):
+            await store.set_if_not_exists(key, data)
+        assert not await store.exists(key)
+
+    @pytest.mark.parametrize("shape", [(), (4,)])
+    async def test_a_folder_of_no_chunks_is_nothing_to_delete(
+        self, store: ic.IcechunkStore, shape: tuple[int, ...]
+    ) -> None:
+        array = zarr.create_array(
+            store, name="z", shape=shape, chunks=(2,) * len(shape), dtype="i1"
+        )
+        chunk = "z/c" + "/0" * len(shape)
+        zarr.create_group(store, path="g")
+        for folder in (chunk, "z/c", "g/c", "g/c/0", "nothing/c"):
+            await store.delete_dir(folder)
+        assert store.session.status().updated_chunks == {}
+        array[...] = 1
+        await store.delete_dir(chunk)
+        assert not await store.exists(chunk)
+
 
 class TestInMemory(Contract):
     @pytest.fixture
@@ -529,3 +555,22 @@ def test_only_those_named_are_overridden() -> None:
     }
     assert own == set(OVERRIDDEN) - of_some_version
     assert len(theirs - own - _ABSTRACT) >= 5
+
+
+@pytest.mark.parametrize("length", [4, 40])
+async def test_a_key_of_another_rank_has_no_value(
+    length: int,
+) -> None:
+    each = {ic.ManifestSplitCondition.AnyArray(): {ic.ManifestSplitDimCondition.Any(): 1}}
+    splitting = ic.ManifestSplittingConfig.from_dict(each)
+    config = ic.RepositoryConfig(manifest=ic.ManifestConfig(splitting=splitting))
+    repo = ic.Repository.create(ic.in_memory_storage(), config)
+    with repo.transaction("main", message="two dimensions") as target:
+        zarr.create_array(target, name="z", shape=(length, 4), chunks=2, dtype="i1")[:] = 1
+    for there in (repo.readonly_session("main").store, repo.writable_session("main").store):
+        assert await there.exists("z/c/0/0")
+        for key in ("z/c", "z/c/0", "z/c/0/0/0"):
+            assert not await there.exists(key)
+            assert await there.get(key, PROTOTYPE) is None
+            assert await there.getsize(key) == 0
+            assert await there.get_partial_values(PROTOTYPE, [(key, None)]) == [None]
