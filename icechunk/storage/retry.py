@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from icechunk.errors import StorageError
 from icechunk.storage.base import LostRaceError, UnknownOutcomeError, Version
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from icechunk.storage_settings import StorageSettings
 
 T = TypeVar("T")
+
+_MOST_UNSETTLED: Final = 3  # each may arrive late, after somebody else's write
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +51,12 @@ class Backoff:
             bound *= 2
 
 
-def backoff_of(settings: StorageSettings, most: int | None = None) -> Backoff:
-    """Return the waits that settings in force ask for, in at most ``most`` tries."""
+def backoff_of(settings: StorageSettings) -> Backoff:
+    """Return the waits that settings in force ask for."""
     retries = settings.retries
     assert retries is not None
-    tries = retries.max_tries or 1
     return Backoff(
-        max_tries=tries if most is None else min(tries, most),
+        max_tries=retries.max_tries or 1,
         initial_seconds=(retries.initial_backoff_ms or 0) / 1000,
         max_seconds=(retries.max_backoff_ms or 0) / 1000,
     )
@@ -150,7 +151,8 @@ async def put_conditionally(
     read_back : callable
         Looks at the object, with retries of its own; raises `StorageError`.
     backoff : Backoff
-        How often, and how soon, a write that left no trace is attempted again.
+        How often, and how soon, a write that was refused for a passing reason is attempted again;
+        one that may have taken place and left no trace, three times at most.
 
     Returns
     -------
@@ -169,19 +171,21 @@ async def put_conditionally(
     """
     delays = backoff.delays()
     all_refused = True
+    unsettled = 0
     while True:
         outcome = await _tried(key, attempt, all_refused=all_refused)
         if not isinstance(outcome, AmbiguousError):
             return outcome
         cause = outcome.cause
         all_refused = all_refused and outcome.refused
+        unsettled += not outcome.refused
         try:
             found = await read_back()
         except StorageError as error:
             raise UnknownOutcomeError(key) from error
         if found.version is not None and found.write_id == write_id:
             return found.version
-        delay = next(delays, None)
+        delay = next(delays, None) if unsettled < _MOST_UNSETTLED else None
         if all_refused and found.version != expected:
             raise LostRaceError(key) from cause
         if all_refused and delay is None:

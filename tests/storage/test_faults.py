@@ -147,6 +147,18 @@ def test_without_retries_there_is_a_clear_error(place: Place, fault: str) -> Non
     assert place.direct.list_objects() == [("chunks/A", 5000)]
 
 
+def test_throttled_conditional_writes_go_on_as_long_as_others(place: Place) -> None:
+    """They certainly did not take place, so only the settings limit how often they are repeated."""
+    storage, proxy = place.through, place.proxy
+    for status in ("throttle 429", "slow down 503"):
+        proxy.next(*[status] * 6, method="PUT")
+        version = run(storage.put_if_absent(f"first-{status[-3:]}", b"1"))
+        proxy.next(*[status] * 6, method="PUT")
+        run(storage.put_if_unchanged(f"first-{status[-3:]}", b"2", version))
+        assert proxy.tally.faults[status] == 12
+    assert [size for _, size in place.direct.list_objects()] == [1, 1]
+
+
 def test_time_limits_hold(place: Place) -> None:
     place.proxy.next(*["silence"] * 9)
     start = time.monotonic()
