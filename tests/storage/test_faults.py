@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import time
 import uuid
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -256,6 +258,42 @@ def test_many_faults_change_nothing_that_is_read(web: tuple[FaultyProxy, Storage
 
     run(all_of_them())
     assert sum(proxy.tally.faults.values()) > 40
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_thousands_of_reads_change_nothing(
+    web: tuple[FaultyProxy, Storage], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As many requests as ``ICECHUNK_FAULT_REQUESTS`` says, of which every second goes wrong."""
+    requests = int(os.environ.get("ICECHUNK_FAULT_REQUESTS", "1200"))
+    proxy, storage = web
+    patient = storage.with_settings(CROWDED)
+    proxy.draw(RATE, *FAULTS)
+    counts: Counter[str] = Counter()
+
+    async def read(worker: int) -> None:
+        for number in itertools.count(worker):
+            if proxy.tally.requests >= requests:
+                return
+            key = number % 10
+            part = ByteRange(start=10, stop=2010) if number % 3 else None
+            counts["operations"] += 1
+            try:
+                data = await patient.get(str(key), part)
+            except StorageError as error:
+                counts[type(error).__name__] += 1
+                continue
+            assert data == bytes([key]) * (5000 if part is None else 2000)
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(read(worker) for worker in range(16)))
+
+    run(all_of_them())
+    assert set(proxy.tally.faults) == set(FAULTS)
+    assert counts["StorageError"] < counts["operations"] // 50
+    with capsys.disabled():
+        print({"requests": proxy.tally.requests, "faults": dict(proxy.tally.faults), **counts})
 
 
 # ---------------------------------------------------------------- commits
