@@ -148,6 +148,7 @@ class AzureClient:
 
     async def _open(self, current: AnyAzureRefreshableCredential | None) -> Any:
         try:
+            from aiohttp import ClientSession, DummyCookieJar, TCPConnector  # noqa: PLC0415
             from azure.core.pipeline.transport import AioHttpTransport  # noqa: PLC0415
             from azure.storage.blob.aio import (  # noqa: PLC0415
                 ContainerClient,
@@ -169,14 +170,23 @@ class AzureClient:
             more["user_agent"] = web.user_agent
         if web.proxy is not None:
             more["proxies"] = {"http": web.proxy, "https": web.proxy}
+        session = ClientSession(
+            trust_env=True,
+            cookie_jar=DummyCookieJar(),
+            auto_decompress=False,
+            # How much is under way at once is decided here. The SDK holds the connection of a read
+            # that stalled while it asks for another; with a limit, all wait for ever.
+            connector=TCPConnector(limit=0),
+        )
         transport = AioHttpTransport(
+            session=session,
             connection_timeout=_seconds(connect_ms, web.connect_seconds, _CONNECT_SECONDS),
             read_timeout=_seconds(read_ms, web.read_seconds, _READ_SECONDS),
         )
         await transport.open()
         # It would send a request whose connection was closed once more and tell nobody; what is
         # worth another attempt is decided here.
-        transport.session._retry_connection = False  # noqa: SLF001 (there is no public switch)
+        session._retry_connection = False  # noqa: SLF001 (there is no public switch)
         credential = self._credential(current)
         bearer = credential if isinstance(credential, _Bearer) else None
         return ContainerClient(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import time
@@ -167,6 +168,33 @@ def test_time_limits_hold(place: Place) -> None:
     with pytest.raises(StorageError, match="imeout"):
         run(place.hasty.get("chunks/A"))
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("end", ["fails", "is cancelled"])
+def test_a_read_that_stalls_leaves_no_connection_behind(place: Place, end: str) -> None:
+    """More of them than there are connections, and then there is one for the next."""
+    run(place.direct.put("chunks/A", bytes(5000)))
+
+    async def read(seconds: float) -> bytes:
+        async with asyncio.timeout(seconds):
+            return await place.hasty.get("chunks/A")
+
+    async def read_many() -> list[bytes | BaseException]:
+        seconds = 30 if end == "fails" else 0.1
+        return await asyncio.gather(*(read(seconds) for _ in range(300)), return_exceptions=True)
+
+    async def read_one() -> bytes:
+        async with asyncio.timeout(30):
+            while True:  # a busy machine may not answer in time
+                with contextlib.suppress(StorageError):
+                    return await place.hasty.get("chunks/A")
+
+    place.proxy.draw(1.0, "stall")
+    kept = run(read_many())  # with all that their tracebacks keep alive
+    place.proxy.draw(0.0)
+    kind = StorageError if end == "fails" else TimeoutError
+    assert all(isinstance(error, kind) for error in kept)
+    assert run(read_one()) == bytes(5000)
 
 
 def work(place: Place, requests: int, kinds: tuple[str, ...]) -> Workload:
