@@ -6,6 +6,7 @@ through adlfs, which has no conditional update.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import os
@@ -170,6 +171,7 @@ class AzureClient:
             more["user_agent"] = web.user_agent
         if web.proxy is not None:
             more["proxies"] = {"http": web.proxy, "https": web.proxy}
+        credential = self._credential(current)  # first: if it fails, nothing is open yet
         session = ClientSession(
             trust_env=True,
             cookie_jar=DummyCookieJar(),
@@ -187,7 +189,6 @@ class AzureClient:
         # It would send a request whose connection was closed once more and tell nobody; what is
         # worth another attempt is decided here.
         session._retry_connection = False  # noqa: SLF001 (there is no public switch)
-        credential = self._credential(current)
         bearer = credential if isinstance(credential, _Bearer) else None
         return ContainerClient(
             place.endpoint,
@@ -244,15 +245,29 @@ def fixed_credential(case: AnyAzureCredential) -> AnyAzureStaticCredential | Non
     """Return what a user gave or the environment has; None where there is nothing fixed."""
     if isinstance(case, AzureCredentials.Static):
         given: AnyAzureStaticCredential = case[0]
-        return given
+        return _checked(given)
     if isinstance(case, AzureCredentials.FromEnv):
         if found := _first(_KEY_NAMES):
-            return AzureStaticCredentials.AccessKey(found)
+            return _checked(AzureStaticCredentials.AccessKey(found))
         if found := _first(_SAS_NAMES):
             return AzureStaticCredentials.SasToken(found)
         if found := _first(_TOKEN_NAMES):
             return AzureStaticCredentials.BearerToken(found)
     return None
+
+
+def _checked(given: AnyAzureStaticCredential) -> AnyAzureStaticCredential:
+    """Refuse an access key that neither library could sign with."""
+    if isinstance(given, AzureStaticCredentials.AccessKey):
+        try:
+            base64.b64decode(given[0], validate=True)
+        except ValueError:
+            raise InvalidInputError(
+                "the Azure access key is not base64; copy it again, from its first letter to the "
+                "= signs at its end",
+                ErrorKind.INVALID_CREDENTIALS,
+            ) from None  # the error may quote the key
+    return given
 
 
 class _Bearer:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from icechunk._display import scrubbed
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.storage._bucket import BucketStorage, trimmed_prefix
-from icechunk.storage._choice import check_backend, use_either
+from icechunk.storage._choice import check_address, check_backend, use_either
 from icechunk.storage._s3_place import DeniedError, S3Place, obstacle_to_obstore
 
 if TYPE_CHECKING:
@@ -92,6 +92,8 @@ class S3Storage(BucketStorage):
                 "meant, or use https",
                 ErrorKind.STORAGE_CONFIG,
             )
+        if config.endpoint_url is not None:
+            check_address("endpoint_url", config.endpoint_url)
         common = dict(headers or {})
         place = S3Place(
             bucket=bucket,
