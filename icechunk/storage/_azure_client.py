@@ -53,7 +53,12 @@ _ADVICE: Final = {
     401: "access was denied: check the credentials",
     403: "access was denied: check the credentials and what they may do in this container",
 }
+_NO_CREDENTIALS: Final = "NoCredentials"  # a code of ours
+_OF_IDENTITY: Final = frozenset({"ClientAuthenticationError", "CredentialUnavailableError"})
 _REFUSED: Final = {
+    _NO_CREDENTIALS: "no credentials were found in the environment, or they got no token: set "
+    "AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN, log in, pass credentials, or "
+    "anonymous=True for public data",
     "ContainerNotFound": "there is no such container: check container and account",
     "AuthenticationFailed": "the credentials are wrong or have ended: check them and this "
     "machine's clock, or pass get_credentials",
@@ -342,12 +347,17 @@ class Failure:
         """Read an error."""
         code = getattr(error, "error_code", None)
         text = "" if code is None else str(getattr(code, "value", code))
-        return cls(status=getattr(error, "status_code", None), code=text)
+        status = getattr(error, "status_code", None)
+        if status is None and type(error).__name__ in _OF_IDENTITY:
+            text = _NO_CREDENTIALS
+        return cls(status=status, code=text)
 
     @property
     def is_passing(self) -> bool:
         """Whether another attempt may fare better."""
-        return self.status is None or self.status in {408, 429} or self.status >= 500
+        if self.status is None:
+            return self.code != _NO_CREDENTIALS
+        return self.status in {408, 429} or self.status >= 500
 
     @property
     def is_expired(self) -> bool:
@@ -410,6 +420,10 @@ def refusal(
             f"cannot {where}: the service asks to slow down, also after all retries; lower "
             "max_concurrent_requests or try again later",
             ErrorKind.THROTTLED,
+        )
+    if failure.code == _NO_CREDENTIALS:
+        return StorageError(
+            f"cannot {where}: {_REFUSED[_NO_CREDENTIALS]}", ErrorKind.INVALID_CREDENTIALS
         )
     if failure.status is None:
         return StorageError(f"cannot {where}: {no_answer}; check the endpoint and the network")
