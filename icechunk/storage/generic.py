@@ -29,7 +29,7 @@ from icechunk.storage.base import (
     object_not_found,
     range_beyond_end,
 )
-from icechunk.storage.retry import backoff_of
+from icechunk.storage.retry import backoff_of, in_time
 from icechunk.storage_settings import (
     StorageConcurrencySettings,
     StorageRetriesSettings,
@@ -111,7 +111,7 @@ class FsspecStorage(Storage):
 
     async def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
         """Call a method of the file system; errors come as they are."""
-        async with self._gate:
+        async with in_time(self.settings, self.description), self._gate:
             return await self._filesystem.call(
                 backoff_of(self.settings), method, *arguments, **options
             )

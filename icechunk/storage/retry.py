@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -11,7 +12,7 @@ from icechunk.errors import StorageError
 from icechunk.storage.base import LostRaceError, UnknownOutcomeError, Version
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from icechunk.storage_settings import StorageSettings
 
@@ -77,6 +78,46 @@ class AmbiguousError(Exception):
         self.cause = cause
         self.refused = refused
         super().__init__(cause)
+
+
+@contextlib.asynccontextmanager
+async def in_time(
+    settings: StorageSettings, place: str, decides: str | None = None
+) -> AsyncIterator[None]:
+    """Let an operation take as long as ``operation_timeout_ms`` says, with all its attempts.
+
+    Parameters
+    ----------
+    settings : StorageSettings
+        In force.
+    place : str
+        For the message.
+    decides : str or None
+        The key whose conditional write this is, so that running out of time leaves it open.
+
+    Raises
+    ------
+    UnknownOutcomeError
+        It took longer, and was to decide.
+    StorageError
+        It took longer.
+    """
+    limit_ms = settings.timeouts.operation_timeout_ms if settings.timeouts else None
+    if limit_ms is None:
+        yield
+        return
+    try:
+        async with asyncio.timeout(limit_ms / 1000) as limit:
+            yield
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        if decides is not None:
+            raise UnknownOutcomeError(decides) from error
+        raise StorageError(
+            f"an operation on {place} took longer than {limit_ms} ms, the operation_timeout_ms of "
+            "its storage settings"
+        ) from error
 
 
 async def repeated(attempt: Callable[[], Awaitable[T]], backoff: Backoff) -> T:
