@@ -15,12 +15,16 @@ from icechunk.errors import StorageError
 from icechunk.storage import Storage, fsspec_storage
 from icechunk.storage.base import LostRaceError
 from icechunk.storage_settings import StorageRetriesSettings, StorageSettings
-from tests.file_servers import PASSWORD, FileServer, ftp_server, sftp_server
 from tests.storage.conformance import StorageConformance, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+pytest.importorskip("paramiko", reason="needs paramiko, of the extra test")
+pytest.importorskip("pyftpdlib", reason="needs pyftpdlib, of the extra test")
+
+from tests.file_servers import PASSWORD, FileServer, ftp_server, sftp_server
 
 SERVERS = {"ftp": ftp_server, "sftp": sftp_server}
 
