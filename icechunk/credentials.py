@@ -89,6 +89,11 @@ def _choose(maker: str, ways: Mapping[str, object]) -> str:
 
 
 def _pickled(get_credentials: Callable[[], object]) -> bytes:
+    if not callable(get_credentials):
+        raise InvalidInputError(
+            f"get_credentials must be a function, not {type(get_credentials).__name__}",
+            ErrorKind.INVALID_CREDENTIALS,
+        )
     try:
         return pickle.dumps(get_credentials)
     except (pickle.PicklingError, AttributeError, TypeError) as exc:

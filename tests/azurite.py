@@ -71,6 +71,7 @@ class Azurite:
                     *command,
                     *("--blobPort", "0", "--blobHost", "127.0.0.1", "--inMemoryPersistence"),
                     *("--disableTelemetry", "--skipApiVersionCheck", "--disableProductStyleUrl"),
+                    "--silent",  # nobody reads what it prints later, and a full pipe would stop it
                     *("--debug", str(log)),
                 ],
                 stdout=subprocess.PIPE,

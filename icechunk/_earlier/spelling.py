@@ -65,10 +65,12 @@ def _renaming(function: _Callable, renamed: Mapping[str, str]) -> _Callable:
     @functools.wraps(function)
     def with_present_names(*args: Any, **kwargs: Any) -> Any:
         for old in renamed.keys() & kwargs.keys():
-            new = renamed[old]
-            if new in kwargs:
+            new, value = renamed[old], kwargs.pop(old)
+            if value is None and new in kwargs:
+                continue
+            if kwargs.get(new) is not None:
                 raise TypeError(f"{old} is the earlier name of {new}: give one of them")
-            kwargs[new] = kwargs.pop(old)
+            kwargs[new] = value
         return function(*args, **kwargs)
 
     return with_present_names  # type: ignore[return-value] # it takes all that the function takes

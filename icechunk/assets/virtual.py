@@ -110,6 +110,14 @@ class VirtualReader:
                 if storage.immediate:
                     return await read(byte_range)
                 return await self._batches.read((place, key, condition), byte_range, read)
+            except InvalidInputError as error:
+                if error.kind != ErrorKind.INVALID_CREDENTIALS:
+                    raise
+                raise InvalidInputError(
+                    f"cannot read virtual chunk {location}: {error.message}."
+                    + _advice(container.url_prefix),
+                    error.kind,
+                ) from error
             except StorageError as error:
                 raise _explained(error, location, container.url_prefix) from error
 
@@ -146,6 +154,13 @@ def _condition(ref: VirtualRef) -> ReadCondition | None:
     )
 
 
+def _advice(prefix: str) -> str:
+    return (
+        f" It was read with what authorize_virtual_chunk_access has for {prefix!r}: pass other "
+        "credentials there if access was denied."
+    )
+
+
 def _explained(error: StorageError, location: str, prefix: str) -> StorageError:
     """Return an error that names the location and says what to do about it."""
     if error.kind == ErrorKind.INVALID_OBJECT_SIZE:
@@ -163,10 +178,7 @@ def _explained(error: StorageError, location: str, prefix: str) -> StorageError:
             "url_prefix, see config.set_virtual_chunk_container."
         )
     else:
-        advice = (
-            f" It was read with what authorize_virtual_chunk_access has for {prefix!r}: pass other "
-            "credentials there if access was denied."
-        )
+        advice = _advice(prefix)
     return StorageError(
         f"cannot read virtual chunk {location}: {error.message}.{advice}",
         ErrorKind.VIRTUAL_CHUNK_FETCH,

@@ -6,6 +6,7 @@ through adlfs, which has no conditional update.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import os
@@ -52,7 +53,12 @@ _ADVICE: Final = {
     401: "access was denied: check the credentials",
     403: "access was denied: check the credentials and what they may do in this container",
 }
+_NO_CREDENTIALS: Final = "NoCredentials"  # a code of ours
+_OF_IDENTITY: Final = frozenset({"ClientAuthenticationError", "CredentialUnavailableError"})
 _REFUSED: Final = {
+    _NO_CREDENTIALS: "no credentials were found in the environment, or they got no token: set "
+    "AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN, log in, pass credentials, or "
+    "anonymous=True for public data",
     "ContainerNotFound": "there is no such container: check container and account",
     "AuthenticationFailed": "the credentials are wrong or have ended: check them and this "
     "machine's clock, or pass get_credentials",
@@ -148,6 +154,7 @@ class AzureClient:
 
     async def _open(self, current: AnyAzureRefreshableCredential | None) -> Any:
         try:
+            from aiohttp import ClientSession, DummyCookieJar, TCPConnector  # noqa: PLC0415
             from azure.core.pipeline.transport import AioHttpTransport  # noqa: PLC0415
             from azure.storage.blob.aio import (  # noqa: PLC0415
                 ContainerClient,
@@ -169,15 +176,24 @@ class AzureClient:
             more["user_agent"] = web.user_agent
         if web.proxy is not None:
             more["proxies"] = {"http": web.proxy, "https": web.proxy}
+        credential = self._credential(current)  # first: if it fails, nothing is open yet
+        session = ClientSession(
+            trust_env=True,
+            cookie_jar=DummyCookieJar(),
+            auto_decompress=False,
+            # How much is under way at once is decided here. The SDK holds the connection of a read
+            # that stalled while it asks for another; with a limit, all wait for ever.
+            connector=TCPConnector(limit=0),
+        )
         transport = AioHttpTransport(
+            session=session,
             connection_timeout=_seconds(connect_ms, web.connect_seconds, _CONNECT_SECONDS),
             read_timeout=_seconds(read_ms, web.read_seconds, _READ_SECONDS),
         )
         await transport.open()
         # It would send a request whose connection was closed once more and tell nobody; what is
         # worth another attempt is decided here.
-        transport.session._retry_connection = False  # noqa: SLF001 (there is no public switch)
-        credential = self._credential(current)
+        session._retry_connection = False  # noqa: SLF001 (there is no public switch)
         bearer = credential if isinstance(credential, _Bearer) else None
         return ContainerClient(
             place.endpoint,
@@ -234,15 +250,29 @@ def fixed_credential(case: AnyAzureCredential) -> AnyAzureStaticCredential | Non
     """Return what a user gave or the environment has; None where there is nothing fixed."""
     if isinstance(case, AzureCredentials.Static):
         given: AnyAzureStaticCredential = case[0]
-        return given
+        return _checked(given)
     if isinstance(case, AzureCredentials.FromEnv):
         if found := _first(_KEY_NAMES):
-            return AzureStaticCredentials.AccessKey(found)
+            return _checked(AzureStaticCredentials.AccessKey(found))
         if found := _first(_SAS_NAMES):
             return AzureStaticCredentials.SasToken(found)
         if found := _first(_TOKEN_NAMES):
             return AzureStaticCredentials.BearerToken(found)
     return None
+
+
+def _checked(given: AnyAzureStaticCredential) -> AnyAzureStaticCredential:
+    """Refuse an access key that neither library could sign with."""
+    if isinstance(given, AzureStaticCredentials.AccessKey):
+        try:
+            base64.b64decode(given[0], validate=True)
+        except ValueError:
+            raise InvalidInputError(
+                "the Azure access key is not base64; copy it again, from its first letter to the "
+                "= signs at its end",
+                ErrorKind.INVALID_CREDENTIALS,
+            ) from None  # the error may quote the key
+    return given
 
 
 class _Bearer:
@@ -317,12 +347,17 @@ class Failure:
         """Read an error."""
         code = getattr(error, "error_code", None)
         text = "" if code is None else str(getattr(code, "value", code))
-        return cls(status=getattr(error, "status_code", None), code=text)
+        status = getattr(error, "status_code", None)
+        if status is None and type(error).__name__ in _OF_IDENTITY:
+            text = _NO_CREDENTIALS
+        return cls(status=status, code=text)
 
     @property
     def is_passing(self) -> bool:
         """Whether another attempt may fare better."""
-        return self.status is None or self.status in {408, 429} or self.status >= 500
+        if self.status is None:
+            return self.code != _NO_CREDENTIALS
+        return self.status in {408, 429} or self.status >= 500
 
     @property
     def is_expired(self) -> bool:
@@ -385,6 +420,10 @@ def refusal(
             f"cannot {where}: the service asks to slow down, also after all retries; lower "
             "max_concurrent_requests or try again later",
             ErrorKind.THROTTLED,
+        )
+    if failure.code == _NO_CREDENTIALS:
+        return StorageError(
+            f"cannot {where}: {_REFUSED[_NO_CREDENTIALS]}", ErrorKind.INVALID_CREDENTIALS
         )
     if failure.status is None:
         return StorageError(f"cannot {where}: {no_answer}; check the endpoint and the network")

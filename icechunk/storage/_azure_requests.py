@@ -64,10 +64,20 @@ class AzureRequests(ObjectRequests):
             span = {"offset": byte_range.start, "length": byte_range.stop - byte_range.start}
 
         async def work(container: Any) -> tuple[bytes, Any]:
-            reply = await container.download_blob(
-                self.root + key, max_concurrency=1, decompress=False, **span
-            )
-            return await reply.readall(), reply.properties
+            replies: list[Any] = []
+            try:
+                reply = await container.download_blob(
+                    self.root + key,
+                    max_concurrency=1,
+                    decompress=False,
+                    raw_response_hook=replies.append,
+                    **span,
+                )
+                return await reply.readall(), reply.properties
+            finally:
+                # The SDK forgets one that stalls or is cancelled, and its connection with it.
+                for each in replies:
+                    each.http_response.internal_response.close()
 
         try:
             data, about = await self._patiently(work)

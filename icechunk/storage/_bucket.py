@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import pickle
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from icechunk._io.limits import gather_limited
-from icechunk.errors import ErrorKind, InvalidInputError, StorageError
+from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.storage.base import (
     CAPABILITIES,
     ByteRange,
     ObjectInfo,
     ReadCondition,
     Storage,
-    UnknownOutcomeError,
     Version,
     check_key,
 )
+from icechunk.storage.retry import in_time
 from icechunk.storage_settings import (
     StorageConcurrencySettings,
     StorageRetriesSettings,
@@ -126,23 +125,8 @@ class BucketStorage(Storage):
         decides : str or None
             The key whose conditional write this is, so that running out of time leaves it open.
         """
-        timeouts = self.settings.timeouts
-        limit_ms = timeouts.operation_timeout_ms if timeouts else None
-        if limit_ms is None:
-            async with self._gate:
-                return await self._lend(work)
-        try:
-            async with asyncio.timeout(limit_ms / 1000) as limit, self._gate:
-                return await self._lend(work)
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            if decides is not None:
-                raise UnknownOutcomeError(decides) from error
-            raise StorageError(
-                f"an operation on {self.description} took longer than {limit_ms} ms, the "
-                "operation_timeout_ms of its storage settings"
-            ) from error
+        async with in_time(self.settings, self.description, decides), self._gate:
+            return await self._lend(work)
 
     # ---------------------------------------------------------------- reading
 

@@ -7,7 +7,9 @@ import importlib
 import importlib.util
 import sys
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urlsplit
 
+from icechunk._display import scrubbed
 from icechunk._io import fork
 from icechunk.errors import ErrorKind, InvalidInputError
 
@@ -74,6 +76,35 @@ def check_backend(backend: str, other: str, obstacle: str | None) -> None:
     if obstacle is not None:
         raise InvalidInputError(
             f"obstore cannot do {obstacle}; pass backend={other!r} or leave backend out",
+            ErrorKind.STORAGE_CONFIG,
+        )
+
+
+def check_address(option: str, url: str) -> None:
+    """Refuse the URL of a server that neither library could make sense of.
+
+    Parameters
+    ----------
+    option : str
+        Where the user gave it.
+    url : str
+        What was given.
+
+    Raises
+    ------
+    InvalidInputError
+        Kind ``storage-config``; it does not begin with ``http://`` or ``https://`` and a host.
+    """
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme.lower() in {"http", "https"} and bool(parts.hostname)
+        good = good and (parts.port is None or parts.port > 0)
+    except ValueError:  # a port that is no number
+        good = False
+    if not good:
+        raise InvalidInputError(
+            f"{option} is not the URL of a server: {scrubbed(url)!r}; expected "
+            "https://host or http://host:port",
             ErrorKind.STORAGE_CONFIG,
         )
 

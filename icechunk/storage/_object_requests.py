@@ -25,7 +25,6 @@ AFTER: Final = "after:"
 SMALLEST_PART_BYTES: Final = 5 << 20
 _MOST_PARTS: Final = 10_000
 _CHUNKS: Final = "chunks/"
-_WRITES_TRIED_AGAIN: Final = 3
 _NO_GATE: Final = Limiter(1 << 30)
 
 
@@ -123,8 +122,8 @@ class ObjectReads(ABC):
             concurrency.ideal_concurrent_request_size or 1,
         )
 
-    def _backoff(self, most: int | None = None) -> Backoff:
-        return backoff_of(self.settings, most)
+    def _backoff(self) -> Backoff:
+        return backoff_of(self.settings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +199,7 @@ class ObjectRequests(ObjectReads):
             write_id=write_id,
             attempt=lambda: self.attempt(key, body, expected, marked, content_type),
             read_back=read_back,
-            backoff=self._backoff(_WRITES_TRIED_AGAIN),
+            backoff=self._backoff(),
         )
 
     # ---------------------------------------------------------------- what the settings say

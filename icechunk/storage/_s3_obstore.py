@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import ipaddress
 import re
 from datetime import UTC, datetime
@@ -12,7 +13,6 @@ from obstore.store import S3Store
 
 from icechunk._io import loop
 from icechunk.credential_values import S3Credentials
-from icechunk.storage import _s3_fs
 from icechunk.storage._obstore import Failure, ObstoreRequests, make_stores
 from icechunk.storage._obstore_clients import OpenStores, clients
 from icechunk.storage._s3_place import (
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from icechunk.storage_settings import StorageSettings
 
 T = TypeVar("T")
+_S3FS: Final = "icechunk.storage._s3_fs"  # takes longer to load than obstore, and is rarely needed
 _HOST_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]").fullmatch
 
 
@@ -132,10 +133,13 @@ async def _open(place: S3Place, settings: StorageSettings) -> OpenStores:
     if options.anonymous or isinstance(credentials, S3Credentials.Anonymous):
         pass
     elif isinstance(credentials, S3Credentials.FromEnv):
-        given = _Ambient(place, await _s3_fs.ambient_credentials(place))
+        found = await importlib.import_module(_S3FS).ambient_credentials(place)
+        given = _Ambient(place, found)
     else:
         given = _Given(access_by(credentials))
-    region = options.region or await _s3_fs.region_of(place, settings)
+    region = options.region
+    if not region:
+        region = await importlib.import_module(_S3FS).region_of(place, settings)
     config: Any = {"region": region, **_endpoint(place)}
     if options.requester_pays:
         config["request_payer"] = True

@@ -15,7 +15,7 @@ from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.storage._azure_client import AzureClient, AzurePlace, fixed_credential
 from icechunk.storage._azure_requests import AzureRequests
 from icechunk.storage._bucket import BucketStorage, trimmed_prefix
-from icechunk.storage._choice import check_backend, use_either
+from icechunk.storage._choice import check_address, check_backend, use_either
 from icechunk.storage._web import WebOptions, is_on, obstacle_in_url
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ class AzureStorage(BucketStorage):
             web=WebOptions.parse(options, _OPTIONS),
             backend=backend,
         )
+        check_address(_ENDPOINT[0], place.endpoint)
         check_backend(backend, "azure", _obstacle(place))
         return cls(place)
 

@@ -514,8 +514,8 @@ class Storage(Block, StorageConstructors, ABC):
             Copied. Fields that are None take the backend's default.
         """
         twin = copy.copy(self)
-        twin._settings = copy.deepcopy(settings)  # noqa: SLF001 (a copy of this object)
-        twin._effective = None  # noqa: SLF001
+        twin._settings, twin._effective = copy.deepcopy(settings), None  # noqa: SLF001 (a copy)
+        twin._gate = self._gate  # noqa: SLF001
         return twin
 
     def with_request_limit(self, limit: int) -> Self:

@@ -13,7 +13,7 @@ from icechunk._io.clients import ClientPool
 from icechunk.credential_values import GcsCredentials, GcsStaticCredentials
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.storage._bucket import BucketStorage, trimmed_prefix
-from icechunk.storage._choice import check_backend, use_either
+from icechunk.storage._choice import check_address, check_backend, use_either
 from icechunk.storage._gcs_access import GcsAccess
 from icechunk.storage._gcs_requests import GcsPlace, GcsRequests
 from icechunk.storage._web import WebClient, WebOptions, is_on, obstacle_in_url, open_web
@@ -118,6 +118,7 @@ class GcsStorage(BucketStorage):
             write_headers=tuple((common | dict(write_headers or {})).items()),
             backend=backend,
         )
+        check_address(_BASE_URL[0], place.base_url)
         check_backend(backend, "aiohttp", obstacle_in_url(place.base_url))
         return cls(place)
 

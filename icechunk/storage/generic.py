@@ -6,22 +6,17 @@ reading, and writing by a single process. S3 has a backend of its own.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import functools
 import hashlib
-import os
+import re
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-import fsspec
-from fsspec.core import url_to_fs
-
 from icechunk._display import scrubbed
-from icechunk._io import loop
 from icechunk._io.limits import Limiter, gather_limited
-from icechunk.errors import ErrorKind, IcechunkError, InvalidInputError, StorageError
+from icechunk.errors import ErrorKind, IcechunkError, StorageError
+from icechunk.storage._fsspec_calls import FileSystem
 from icechunk.storage.base import (
     ByteRange,
     LostRaceError,
@@ -34,6 +29,7 @@ from icechunk.storage.base import (
     object_not_found,
     range_beyond_end,
 )
+from icechunk.storage.retry import backoff_of, in_time
 from icechunk.storage_settings import (
     StorageConcurrencySettings,
     StorageRetriesSettings,
@@ -47,7 +43,10 @@ if TYPE_CHECKING:
 _CREATE_ATOMICALLY: Final = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
 _DELETES_IN_PARALLEL: Final = 32
 _PATTERN: Final = frozenset("*?[")
-_TIMES: Final = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
+_TIMES: Final = (
+    "mtime", "LastModified", "last_modified", "updated", "modified", "modify", "created"
+)  # fmt: skip
+_FTP_TIME: Final = re.compile(r"^(\d{8})(\d{6})")
 _TAGS: Final = ("ETag", "etag")
 
 # Makes looking and writing one step for all storages of this process; also across its loops.
@@ -80,13 +79,9 @@ class FsspecStorage(Storage):
         self._url = url
         self._options = dict(options)
         self._single_writer = single_writer
-        self._process = os.getpid()
-        filesystem, root = self._open()
-        self._filesystem = filesystem
-        self._root = str(root).rstrip("/")
-        protocol = filesystem.protocol
-        protocols = {protocol} if isinstance(protocol, str) else set(protocol)
-        self._creates_atomically = bool(protocols & _CREATE_ATOMICALLY)
+        self._filesystem = FileSystem(url, self._options)
+        self._root = self._filesystem.root.rstrip("/")
+        self._creates_atomically = bool(self._filesystem.protocols & _CREATE_ATOMICALLY)
 
     @classmethod
     def create(
@@ -98,41 +93,28 @@ class FsspecStorage(Storage):
         ------
         InvalidInputError
             Kind ``cannot-parse-url``; no such protocol, or its library is not installed.
+        StorageError
+            A file system that connects at once, as ``ftp`` and ``sftp``, could not.
         """
         return cls(url, options or {}, single_writer=single_writer)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_reopen, (*self._recipe(), self._settings))
 
+    def __copy__(self) -> FsspecStorage:
+        twin = object.__new__(type(self))  # not by the recipe, which would connect once more
+        twin.__dict__.update(self.__dict__)
+        return twin
+
     def _recipe(self) -> tuple[str, dict[str, Any], bool]:
         return (self._url, self._options, self._single_writer)
 
-    def _open(self) -> tuple[Any, str]:
-        try:
-            found: tuple[Any, str] = url_to_fs(self._url, **self._options)
-        except (ValueError, ImportError, TypeError) as error:
-            raise InvalidInputError(
-                f"cannot open {scrubbed(self._url)} with fsspec {fsspec.__version__}: {error}",
-                ErrorKind.CANNOT_PARSE_URL,
-            ) from error
-        return found
-
     async def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
-        """Call a method of the file system where it may block or wait; errors come as they are."""
-        if self._process != os.getpid():  # forked: its connections are the parent's
-            self._filesystem, self._process = self._open()[0], os.getpid()
-        filesystem = self._filesystem
-        async with self._gate:
-            return await self._called(filesystem, method, *arguments, **options)
-
-    async def _called(self, filesystem: Any, method: str, *arguments: Any, **options: Any) -> Any:
-        if not _is_async(filesystem):
-            call = functools.partial(getattr(filesystem, method), *arguments, **options)
-            return await loop.in_thread(call)
-        # On fsspec's own loop, because that is the one whose end its file systems know of: each
-        # closes its connections in its own way.
-        waiting = getattr(filesystem, f"_{method}")(*arguments, **options)
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(waiting, filesystem.loop))
+        """Call a method of the file system; errors come as they are."""
+        async with in_time(self.settings, self.description), self._gate:
+            return await self._filesystem.call(
+                backoff_of(self.settings), method, *arguments, **options
+            )
 
     @contextlib.contextmanager
     def _translated(self, verb: str, key: str) -> Iterator[None]:
@@ -194,13 +176,24 @@ class FsspecStorage(Storage):
             with self._translated("read", key):
                 data: bytes = await self._call("cat_file", path, start=start, end=stop)
         except StorageError as error:
-            if byte_range is not None and error.kind != ErrorKind.OBJECT_NOT_FOUND:
+            if error.kind == ErrorKind.OBJECT_NOT_FOUND:
+                raise
+            if byte_range is not None:
                 await self._check_reach(key, byte_range)
+            elif await self._is_folder(path):  # not every library says so
+                raise object_not_found(key, self.description) from error
             raise
         if byte_range is not None and len(data) != byte_range.stop - byte_range.start:
             await self._check_reach(key, byte_range)
             raise StorageError(f"{self.description} sent {len(data)} bytes for {byte_range}")
         return data
+
+    async def _is_folder(self, path: str) -> bool:
+        try:
+            info = await self._call("info", path)
+        except Exception:  # noqa: BLE001 (the error that led here says more)
+            return False
+        return bool(info["type"] == "directory")
 
     async def _check_reach(self, key: str, byte_range: ByteRange) -> None:
         size_bytes = (await self.head(key)).size_bytes
@@ -222,7 +215,7 @@ class FsspecStorage(Storage):
     async def _info(self, key: str) -> Mapping[str, Any]:
         path = self._readable_path(key)
         with self._translated("read", key):
-            self._filesystem.invalidate_cache()
+            self._filesystem.forget()
             info: Mapping[str, Any] = await self._call("info", path)
         if info.get("type") == "directory":
             raise object_not_found(key, self.description)
@@ -233,7 +226,7 @@ class FsspecStorage(Storage):
         folder = prefix.rpartition("/")[0]
         try:
             with self._translated("list", prefix):
-                self._filesystem.invalidate_cache()
+                self._filesystem.forget()
                 where = self._path(folder) if folder else self._root
                 found = await self._call("find", where, detail=True)
         except StorageError as error:
@@ -265,9 +258,25 @@ class FsspecStorage(Storage):
     async def _pipe(self, path: str, data: bytes, **options: Any) -> None:
         try:
             await self._call("pipe_file", path, data, **options)
-        except FileNotFoundError:  # file systems with real directories
-            await self._call("makedirs", path.rpartition("/")[0], exist_ok=True)
+        except (FileExistsError, PermissionError):
+            raise
+        except Exception as error:  # where there are real directories; they have no common base
+            if self._creates_atomically:
+                raise
+            folder = path.rpartition("/")[0]
+            if isinstance(error, FileNotFoundError) or not await self._exists(folder):
+                with contextlib.suppress(Exception):  # somebody else may be making it as well
+                    await self._call("makedirs", folder, exist_ok=True)
             await self._call("pipe_file", path, data, **options)
+
+    async def _exists(self, path: str) -> bool:
+        """Tell whether something is there; fsspec's own ``exists`` takes any error for a no."""
+        self._filesystem.forget()
+        try:
+            await self._call("info", path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
 
     async def put_if_absent(
         self,
@@ -286,8 +295,7 @@ class FsspecStorage(Storage):
         self._require_single_writer("create", key)
         async with _one_writer:
             with self._translated("write", key):
-                self._filesystem.invalidate_cache()
-                if await self._call("exists", path):
+                if await self._exists(path):
                     raise LostRaceError(key)
                 await self._pipe(path, content)
         return _version(content)
@@ -335,12 +343,18 @@ class FsspecStorage(Storage):
         paths = [self._path(key) for key in keys]
 
         async def delete(path: str) -> None:
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 await self._call("rm_file", path)
+            except FileNotFoundError:
+                return
+            except Exception:
+                if await self._exists(path):
+                    raise
 
         with self._translated("delete", keys[0] if keys else ""):
-            # In bulk where that is possible, but "rm" takes some characters for patterns.
-            if len(paths) > 1 and not any(_PATTERN.intersection(path) for path in paths):
+            # In bulk where that may be one request, but "rm" takes some characters for patterns.
+            bulk = self._filesystem.is_async and len(paths) > 1
+            if bulk and not any(_PATTERN.intersection(path) for path in paths):
                 with contextlib.suppress(FileNotFoundError):
                     await self._call("rm", paths)
                     return
@@ -384,13 +398,6 @@ def _reopen(
     return storage if settings is None else storage.with_settings(settings)
 
 
-def _is_async(filesystem: Any) -> bool:
-    """Tell whether all the file systems of a chain have asynchronous methods."""
-    while filesystem.async_impl and hasattr(filesystem, "fs"):
-        filesystem = filesystem.fs
-    return bool(filesystem.async_impl)
-
-
 def _version(data: bytes) -> Version:
     return Version(hashlib.blake2b(data, digest_size=16).hexdigest())
 
@@ -401,7 +408,7 @@ def _modified_us(info: Mapping[str, Any]) -> int:
         when = info.get(name)
         if isinstance(when, str):
             with contextlib.suppress(ValueError):
-                when = datetime.fromisoformat(when)
+                when = datetime.fromisoformat(_FTP_TIME.sub(r"\1T\2", when))
         if isinstance(when, datetime):
             when = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
         if isinstance(when, int | float):

@@ -14,6 +14,7 @@ from icechunk.storage._http_requests import HttpPlace, HttpReads
 from icechunk.storage._web import WebClient, WebOptions, obstacle_in_url, open_web
 from icechunk.storage.base import ByteRange, ObjectInfo, ReadCondition, Version, check_readable
 from icechunk.storage.read_only import ReadOnlyStorage
+from icechunk.storage.retry import in_time
 from icechunk.storage_settings import (
     StorageConcurrencySettings,
     StorageRetriesSettings,
@@ -103,7 +104,7 @@ class HttpStorage(ReadOnlyStorage):
                     )
                 )
 
-        async with self._gate:
+        async with in_time(settings, self.description), self._gate:
             return await use_either(
                 place.backend,
                 obstacle_in_url(place.base_url),

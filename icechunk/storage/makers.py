@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+import re
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+from icechunk._display import scrubbed
 from icechunk.credentials import s3_credentials
+from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.object_store_config import S3Options
 from icechunk.storage._backends import make_storage
 
@@ -16,6 +20,8 @@ if TYPE_CHECKING:
     from icechunk.credential_values import S3StaticCredentials
     from icechunk.storage.base import Storage
     from icechunk.types import ChecksumAlgorithm
+
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def in_memory_storage() -> Storage:
@@ -56,12 +62,18 @@ def local_filesystem_storage(
     Raises
     ------
     InvalidInputError
-        Kind ``bad-prefix``; not a path.
+        Kind ``bad-prefix``; not a path, but a URL.
 
     Examples
     --------
     >>> storage = icechunk.local_filesystem_storage("path/to/repository")
     """
+    if _URL.match(str(path)):
+        raise InvalidInputError(
+            f"{scrubbed(str(path))} is a URL, not a path; "
+            "icechunk.storage.storage_for_url opens URLs",
+            ErrorKind.BAD_PREFIX,
+        )
     return make_storage("local", path, pack_small_chunks=pack_small_chunks)
 
 
@@ -214,10 +226,17 @@ def fsspec_storage(url: str, *, single_writer: bool = False, **storage_options: 
     Raises
     ------
     InvalidInputError
-        Kind ``cannot-parse-url``; no such protocol, or its library is not installed.
+        Kind ``cannot-parse-url``; no such protocol, or its library is not installed;
+        ``storage-config`` for an option that is ``single_writer`` misspelt.
 
     Examples
     --------
     >>> storage = icechunk.fsspec_storage("memory://repository", single_writer=True)
     """
+    for name in storage_options:  # most file systems ignore what they do not know
+        if get_close_matches(name, ["single_writer"]):
+            raise InvalidInputError(
+                f"fsspec_storage has no option {name!r}; did you mean 'single_writer'?",
+                ErrorKind.STORAGE_CONFIG,
+            )
     return make_storage("fsspec", url, single_writer=single_writer, options=storage_options)

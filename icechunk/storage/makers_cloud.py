@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from icechunk._earlier.spelling import takes_earlier
 from icechunk.credentials import azure_credentials, gcs_credentials
 from icechunk.storage._backends import make_storage
 
@@ -115,6 +116,11 @@ def gcs_storage(
     )
 
 
+@takes_earlier(
+    account_name="account",
+    account_key="access_key",
+    access_token="bearer_token",  # noqa: S106 (a parameter)
+)
 def azure_storage(
     *,
     account: str,

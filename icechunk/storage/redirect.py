@@ -73,7 +73,8 @@ class RedirectStorage(ReadOnlyView):
     def with_settings(self, settings: StorageSettings) -> RedirectStorage:
         """Return the same place, used with other settings."""
         twin = super().with_settings(settings)
-        twin._found, twin._flight = None, Flight()  # noqa: SLF001 (a copy of this object)
+        twin._limit = self._limit  # noqa: SLF001 (a copy of this object)
+        twin._found, twin._flight = None, Flight()  # noqa: SLF001
         return twin
 
     def with_request_limit(self, limit: int) -> RedirectStorage:
@@ -108,9 +109,9 @@ class RedirectStorage(ReadOnlyView):
             found = storage_for_public_url(url)
         except IcechunkError as error:
             raise _bad(self.description, error.message) from error
-        if self._limit is not None:
-            found = found.with_request_limit(self._limit)
-        return found if self._settings is None else found.with_settings(self._settings)
+        if self._settings is not None:
+            found = found.with_settings(self._settings)
+        return found if self._limit is None else found.with_request_limit(self._limit)
 
     async def _ask(self, url: str) -> Reply:
         settings = self.settings

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from icechunk.errors import StorageError
 from icechunk.storage.base import LostRaceError, UnknownOutcomeError, Version
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from icechunk.storage_settings import StorageSettings
 
 T = TypeVar("T")
+
+_MOST_UNSETTLED: Final = 3  # each may arrive late, after somebody else's write
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +52,12 @@ class Backoff:
             bound *= 2
 
 
-def backoff_of(settings: StorageSettings, most: int | None = None) -> Backoff:
-    """Return the waits that settings in force ask for, in at most ``most`` tries."""
+def backoff_of(settings: StorageSettings) -> Backoff:
+    """Return the waits that settings in force ask for."""
     retries = settings.retries
     assert retries is not None
-    tries = retries.max_tries or 1
     return Backoff(
-        max_tries=tries if most is None else min(tries, most),
+        max_tries=retries.max_tries or 1,
         initial_seconds=(retries.initial_backoff_ms or 0) / 1000,
         max_seconds=(retries.max_backoff_ms or 0) / 1000,
     )
@@ -76,6 +78,46 @@ class AmbiguousError(Exception):
         self.cause = cause
         self.refused = refused
         super().__init__(cause)
+
+
+@contextlib.asynccontextmanager
+async def in_time(
+    settings: StorageSettings, place: str, decides: str | None = None
+) -> AsyncIterator[None]:
+    """Let an operation take as long as ``operation_timeout_ms`` says, with all its attempts.
+
+    Parameters
+    ----------
+    settings : StorageSettings
+        In force.
+    place : str
+        For the message.
+    decides : str or None
+        The key whose conditional write this is, so that running out of time leaves it open.
+
+    Raises
+    ------
+    UnknownOutcomeError
+        It took longer, and was to decide.
+    StorageError
+        It took longer.
+    """
+    limit_ms = settings.timeouts.operation_timeout_ms if settings.timeouts else None
+    if limit_ms is None:
+        yield
+        return
+    try:
+        async with asyncio.timeout(limit_ms / 1000) as limit:
+            yield
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        if decides is not None:
+            raise UnknownOutcomeError(decides) from error
+        raise StorageError(
+            f"an operation on {place} took longer than {limit_ms} ms, the operation_timeout_ms of "
+            "its storage settings"
+        ) from error
 
 
 async def repeated(attempt: Callable[[], Awaitable[T]], backoff: Backoff) -> T:
@@ -150,7 +192,8 @@ async def put_conditionally(
     read_back : callable
         Looks at the object, with retries of its own; raises `StorageError`.
     backoff : Backoff
-        How often, and how soon, a write that left no trace is attempted again.
+        How often, and how soon, a write that was refused for a passing reason is attempted again;
+        one that may have taken place and left no trace, three times at most.
 
     Returns
     -------
@@ -169,19 +212,21 @@ async def put_conditionally(
     """
     delays = backoff.delays()
     all_refused = True
+    unsettled = 0
     while True:
         outcome = await _tried(key, attempt, all_refused=all_refused)
         if not isinstance(outcome, AmbiguousError):
             return outcome
         cause = outcome.cause
         all_refused = all_refused and outcome.refused
+        unsettled += not outcome.refused
         try:
             found = await read_back()
         except StorageError as error:
             raise UnknownOutcomeError(key) from error
         if found.version is not None and found.write_id == write_id:
             return found.version
-        delay = next(delays, None)
+        delay = next(delays, None) if unsettled < _MOST_UNSETTLED else None
         if all_refused and found.version != expected:
             raise LostRaceError(key) from cause
         if all_refused and delay is None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from icechunk._display import scrubbed
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.storage._bucket import BucketStorage, trimmed_prefix
-from icechunk.storage._choice import check_backend, use_either
+from icechunk.storage._choice import check_address, check_backend, use_either
 from icechunk.storage._s3_place import DeniedError, S3Place, obstacle_to_obstore, unencrypted
 
 if TYPE_CHECKING:
@@ -95,6 +95,8 @@ class S3Storage(BucketStorage):
                 "endpoint_url %s is not encrypted: pass allow_http=True if that is meant",
                 scrubbed(config.endpoint_url or ""),
             )
+        if config.endpoint_url is not None:
+            check_address("endpoint_url", config.endpoint_url)
         common = dict(headers or {})
         place = S3Place(
             bucket=bucket,

@@ -98,6 +98,23 @@ def test_shared_access_signature(azure: Azurite, monkeypatch: pytest.MonkeyPatch
     assert "sig=" not in str(caught.value)
 
 
+def test_nothing_in_the_environment(
+    azure: Azurite, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Said at once: looking again would find as little."""
+    monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "prod")  # asks no tool of a developer
+    monkeypatch.setenv("IDENTITY_ENDPOINT", "http://127.0.0.1:1")  # and nobody in the network
+    monkeypatch.setenv("IDENTITY_HEADER", "nobody")
+    storage = azure_storage(account="a", container="c", prefix="p", from_env=True)
+    with pytest.raises(
+        StorageError, match="no credentials were found in the environment"
+    ) as caught:
+        run(storage.get("repo"))
+    assert "AZURE_STORAGE_ACCOUNT_KEY" in str(caught.value)
+    assert caught.value.kind == "invalid-credentials"
+    assert caplog.text.count("DefaultAzureCredential failed to retrieve a token") == 1
+
+
 def test_key_from_environment(azure: Azurite, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", KEY)
     run(made(azure, **NOBODY).put("repo", b"1"))

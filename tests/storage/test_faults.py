@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import os
 import time
 import uuid
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -147,12 +150,51 @@ def test_without_retries_there_is_a_clear_error(place: Place, fault: str) -> Non
     assert place.direct.list_objects() == [("chunks/A", 5000)]
 
 
+def test_throttled_conditional_writes_go_on_as_long_as_others(place: Place) -> None:
+    """They certainly did not take place, so only the settings limit how often they are repeated."""
+    storage, proxy = place.through, place.proxy
+    for status in ("throttle 429", "slow down 503"):
+        proxy.next(*[status] * 6, method="PUT")
+        version = run(storage.put_if_absent(f"first-{status[-3:]}", b"1"))
+        proxy.next(*[status] * 6, method="PUT")
+        run(storage.put_if_unchanged(f"first-{status[-3:]}", b"2", version))
+        assert proxy.tally.faults[status] == 12
+    assert [size for _, size in place.direct.list_objects()] == [1, 1]
+
+
 def test_time_limits_hold(place: Place) -> None:
     place.proxy.next(*["silence"] * 9)
     start = time.monotonic()
     with pytest.raises(StorageError, match="imeout"):
         run(place.hasty.get("chunks/A"))
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("end", ["fails", "is cancelled"])
+def test_a_read_that_stalls_leaves_no_connection_behind(place: Place, end: str) -> None:
+    """More of them than there are connections, and then there is one for the next."""
+    run(place.direct.put("chunks/A", bytes(5000)))
+
+    async def read(seconds: float) -> bytes:
+        async with asyncio.timeout(seconds):
+            return await place.hasty.get("chunks/A")
+
+    async def read_many() -> list[bytes | BaseException]:
+        seconds = 30 if end == "fails" else 0.1
+        return await asyncio.gather(*(read(seconds) for _ in range(300)), return_exceptions=True)
+
+    async def read_one() -> bytes:
+        async with asyncio.timeout(30):
+            while True:  # a busy machine may not answer in time
+                with contextlib.suppress(StorageError):
+                    return await place.hasty.get("chunks/A")
+
+    place.proxy.draw(1.0, "stall")
+    kept = run(read_many())  # with all that their tracebacks keep alive
+    place.proxy.draw(0.0)
+    kind = StorageError if end == "fails" else TimeoutError
+    assert all(isinstance(error, kind) for error in kept)
+    assert run(read_one()) == bytes(5000)
 
 
 def work(place: Place, requests: int, kinds: tuple[str, ...]) -> Workload:
@@ -244,6 +286,42 @@ def test_many_faults_change_nothing_that_is_read(web: tuple[FaultyProxy, Storage
 
     run(all_of_them())
     assert sum(proxy.tally.faults.values()) > 40
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_thousands_of_reads_change_nothing(
+    web: tuple[FaultyProxy, Storage], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As many requests as ``ICECHUNK_FAULT_REQUESTS`` says, of which every second goes wrong."""
+    requests = int(os.environ.get("ICECHUNK_FAULT_REQUESTS", "1200"))
+    proxy, storage = web
+    patient = storage.with_settings(CROWDED)
+    proxy.draw(RATE, *FAULTS)
+    counts: Counter[str] = Counter()
+
+    async def read(worker: int) -> None:
+        for number in itertools.count(worker):
+            if proxy.tally.requests >= requests:
+                return
+            key = number % 10
+            part = ByteRange(start=10, stop=2010) if number % 3 else None
+            counts["operations"] += 1
+            try:
+                data = await patient.get(str(key), part)
+            except StorageError as error:
+                counts[type(error).__name__] += 1
+                continue
+            assert data == bytes([key]) * (5000 if part is None else 2000)
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(read(worker) for worker in range(16)))
+
+    run(all_of_them())
+    assert set(proxy.tally.faults) == set(FAULTS)
+    assert counts["StorageError"] < counts["operations"] // 50
+    with capsys.disabled():
+        print({"requests": proxy.tally.requests, "faults": dict(proxy.tally.faults), **counts})
 
 
 # ---------------------------------------------------------------- commits

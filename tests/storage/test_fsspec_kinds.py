@@ -52,6 +52,23 @@ def test_tar(repository: Path, tmp_path: Path) -> None:
     check(fsspec_storage(f"tar://repo::file://{path}"))
 
 
+def test_an_archive_is_one_file_that_threads_share(tmp_path: Path) -> None:
+    """Whose position in the file moves with every read, so reads take turns."""
+    values = np.random.default_rng(0).random(400_000)
+    repo = ic.Repository.create(ic.local_filesystem_storage(tmp_path / "repo"))
+    with repo.transaction("main", message="one") as store:
+        zarr.create_array(store, name="a", data=values, chunks=(4000,), compressors=None)
+    path = tmp_path / "repo.tar"
+    with tarfile.open(path, "w") as archive:
+        archive.add(tmp_path / "repo", "repo")
+    for _ in range(3):
+        storages = [fsspec_storage(f"tar://repo::file://{path}") for _ in range(2)]
+        for storage in storages:
+            store = ic.Repository.open(storage).readonly_session("main").store
+            array = zarr.open_array(store, path="a", mode="r")
+            np.testing.assert_array_equal(array[:], values)
+
+
 def test_folder_within(repository: Path) -> None:
     check(fsspec_storage(f"dir://repo::file://{repository.parent}"))
 

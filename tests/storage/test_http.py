@@ -15,7 +15,7 @@ import zarr
 import icechunk as ic
 from icechunk._io.loop import run
 from icechunk.errors import InvalidInputError, ReadOnlyError, StorageError
-from icechunk.storage import http_storage, redirect_storage
+from icechunk.storage import fsspec_storage, http_storage, redirect_storage
 from icechunk.storage.base import ByteRange, ObjectChangedError, ReadCondition, Version
 from icechunk.storage_settings import (
     StorageConcurrencySettings,
@@ -209,6 +209,23 @@ def test_passing_refusals_are_tried_again(web: WebServer, status: str) -> None:
     assert run(at(web).get("chunks/A")) == DATA
     web.fault("lose", "GET", "chunks/A", count=2)
     assert run(at(web).get("chunks/A")) == DATA
+
+
+def test_times(web: WebServer) -> None:
+    once = StorageRetriesSettings(max_tries=1)
+    web.fault("sleep", "GET", "slow", count=9)
+    for timeouts, message in (
+        (StorageTimeoutSettings(read_timeout_ms=200), "timeout"),
+        (StorageTimeoutSettings(operation_attempt_timeout_ms=200), "timeout"),
+        (StorageTimeoutSettings(operation_timeout_ms=200), "took longer than 200 ms"),
+    ):
+        settings = StorageSettings(retries=once, timeouts=timeouts)
+        storage = http_storage(f"{web.url}/slow", backend=web.backend).with_settings(settings)
+        with pytest.raises(StorageError, match=message):
+            run(storage.get("repo"))
+    others = fsspec_storage(f"{web.url}/slow").with_settings(settings)
+    with pytest.raises(StorageError, match="took longer than 200 ms"):
+        run(others.get("repo"))
 
 
 def test_which_library(web: WebServer) -> None:

@@ -15,14 +15,20 @@ import zarr
 import icechunk as ic
 from icechunk._io.limits import Limiter
 from icechunk._io.loop import run
-from icechunk.storage import http_storage
+from icechunk.storage import http_storage, redirect_storage
 from icechunk.storage.base import ByteRange
-from icechunk.storage_settings import StorageConcurrencySettings, StorageSettings
+from icechunk.storage_settings import (
+    StorageConcurrencySettings,
+    StorageRetriesSettings,
+    StorageSettings,
+)
 from tests.storage.conformance import on_own_loops
 from tests.web_control import ControlledHandler
+from tests.web_server import WebServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from icechunk.storage import Storage
     from tests.s3_server import S3Server
@@ -130,3 +136,24 @@ def test_sessions_of_a_repository(s3: S3Server, monkeypatch: pytest.MonkeyPatch)
         np.testing.assert_array_equal(array[:], np.arange(40))
     assert len(entered) > 40
     assert max(entered) == 2
+
+
+@pytest.mark.parametrize("order", ["settings first", "limit first"])
+def test_limit_behind_a_redirect(counting: str, tmp_path: Path, order: str) -> None:
+    """What a redirect leads to is asked as little at once as the redirect itself."""
+    settings = StorageSettings(retries=StorageRetriesSettings(max_tries=2))
+    with WebServer.running(tmp_path) as web:
+        web.redirect("/r", counting.replace("http:", "http+icechunk:") + f"/{order[0]}")
+        storage = redirect_storage(f"{web.url}/r")
+        if order == "settings first":
+            storage = storage.with_settings(settings).with_request_limit(2)
+        else:
+            storage = storage.with_request_limit(2).with_settings(settings)
+
+        async def read_all() -> None:
+            part = ByteRange(start=0, stop=10)
+            await asyncio.gather(*(storage.get(str(number), part) for number in range(12)))
+
+        Counting.most = 0
+        run(read_all())
+    assert Counting.most == 2

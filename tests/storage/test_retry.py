@@ -152,10 +152,18 @@ def test_never_says_what_is_not_so(script: list[str], there: bool, tries: int) -
 
 
 def test_waits_grow_to_their_limit() -> None:
-    service = Service(["nothing"] * 5, there=True)
-    with pytest.raises(UnknownOutcomeError):
+    service = Service(["busy"] * 5, there=True)
+    with pytest.raises(StorageError, match="busy"):
         service.put(5)
     assert service.waits == [0.5, 2.0, 1.25, 2.5]
+
+
+def test_what_may_still_arrive_is_repeated_less_often() -> None:
+    """Three attempts without an answer; those that were refused do not count."""
+    service = Service(["busy", "nothing", "busy", "nothing", "nothing", "ok"], there=True)
+    with pytest.raises(UnknownOutcomeError):
+        service.put(9)
+    assert len(service.waits) == 4
 
 
 @pytest.mark.parametrize("error", [LostRaceError("repo"), UnknownOutcomeError("repo")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import pickle
 import subprocess
 import sys
@@ -297,6 +298,27 @@ def test_which_library(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     assert library_used(s3, backend="auto") == "s3fs"
     with pytest.raises(InvalidInputError, match=r"pip install 'icechunk\[obstore\]'"):
         made(s3, backend="obstore")
+
+
+def test_obstore_alone_is_loaded(s3_server: S3Server) -> None:
+    """The other library takes ten times as long to load, which the first request would wait for."""
+    program = (
+        "import json, sys\n"
+        "from icechunk import Repository, s3_storage\n"
+        "repo = Repository.create(s3_storage(prefix=sys.argv[1], **json.loads(sys.argv[2])))\n"
+        "repo.create_tag('v1', snapshot_id=repo.lookup_branch('main'))\n"
+        "heavy = {'s3fs', 'botocore', 'aiobotocore', 'aiohttp'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    options = json.dumps(s3_server.options(backend="obstore"))
+    done = subprocess.run(
+        [sys.executable, "-c", program, uuid.uuid4().hex, options],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "[]\n"
 
 
 def test_keys_that_obstore_cannot_name(s3: S3Server) -> None:

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from icechunk import storage as public
+from icechunk._io.loop import run
 from icechunk.errors import InvalidInputError
+from icechunk.storage import (
+    azure_storage,
+    fsspec_storage,
+    gcs_storage,
+    local_filesystem_storage,
+    s3_storage,
+)
 from icechunk.storage.url import storage_for_url
 
 if TYPE_CHECKING:
@@ -123,3 +131,67 @@ print(sorted(({"s3fs"} | ours) & set(sys.modules)))
     )
     generic, s3 = "icechunk.storage.generic", "icechunk.storage.s3"
     assert done.stdout.splitlines() == ["[]", str([generic]), str([generic, s3])]
+
+
+# ---------------------------------------------------------------- what cannot be meant
+
+
+@pytest.mark.parametrize("backend", ["auto", "s3fs", "obstore"])
+@pytest.mark.parametrize("url", ["localhost:9000", "//localhost", "http://", "https://host:port"])
+def test_an_endpoint_that_is_no_url_is_refused(url: str, backend: Any) -> None:
+    """Before a library stumbles over it, with an error that says nothing of it."""
+    with pytest.raises(
+        InvalidInputError, match="endpoint_url is not the URL of a server"
+    ) as caught:
+        s3_storage(bucket="b", prefix="p", endpoint_url=url, allow_http=True, backend=backend)
+    assert caught.value.kind == "storage-config"
+    where = {"google_base_url": url}
+    with pytest.raises(InvalidInputError, match="google_base_url is not the URL"):
+        gcs_storage(bucket="b", prefix="p", config=where)
+    where = {"azure_storage_endpoint": url}
+    with pytest.raises(InvalidInputError, match="endpoint is not the URL"):
+        azure_storage(account="a", container="c", prefix="p", config=where)
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/prefix", "file:///somewhere", "http://host/path"])
+def test_a_url_is_no_path(url: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"{url} is a URL, not a path") as caught:
+        local_filesystem_storage(url)
+    assert caught.value.kind == "bad-prefix"
+
+
+@pytest.mark.parametrize("name", ["single_writter", "singlewriter", "single_write"])
+def test_a_promise_misspelt_is_not_passed_on(name: str) -> None:
+    with pytest.raises(InvalidInputError, match="did you mean 'single_writer'"):
+        fsspec_storage("memory://x", **{name: True})
+
+
+def test_a_callback_that_is_none() -> None:
+    callback: Any = "get_credentials"
+    for make in (
+        lambda: s3_storage(bucket="b", prefix="p", get_credentials=callback),
+        lambda: gcs_storage(bucket="b", prefix="p", get_credentials=callback),
+        lambda: azure_storage(account="a", container="c", prefix="p", get_credentials=callback),
+    ):
+        with pytest.raises(InvalidInputError, match="must be a function, not str") as caught:
+            make()
+        assert caught.value.kind == "invalid-credentials"
+
+
+@pytest.mark.parametrize("backend", ["azure", "obstore"])
+def test_an_azure_key_that_is_none(backend: Any) -> None:
+    storage = azure_storage(
+        account="a", container="c", prefix="p", access_key="bXkta2V5=?", backend=backend
+    )
+    with pytest.raises(InvalidInputError, match="access key is not base64") as caught:
+        run(storage.get("repo"))
+    assert caught.value.kind == "invalid-credentials"
+    assert "bXkta2V5" not in str(caught.value)
+
+
+def test_azure_as_an_earlier_guide_has_it() -> None:
+    earlier: Any = {"account_name": "a", "account_key": "bXk=", "access_token": None}
+    storage = azure_storage(container="c", prefix="p", sas_token=None, bearer_token=None, **earlier)
+    assert storage == azure_storage(account="a", container="c", prefix="p", access_key="bXk=")
+    with pytest.raises(TypeError, match="account_key is the earlier name of access_key"):
+        azure_storage(account="a", container="c", prefix="p", access_key="bXk=", account_key="bXk=")  # type: ignore[call-arg]

@@ -290,6 +290,18 @@ def test_credentials_that_may_not(s3_server: S3Server) -> None:
     assert "not-the-secret" not in str(caught.value)
 
 
+def test_credentials_that_are_none(gcs_server: GcsServer, tmp_path: Path) -> None:
+    place = in_gcs(gcs_server)
+    nothing = Credentials.Gcs(gcs_credentials(service_account_file=str(tmp_path / "gone.json")))
+    store = refer(repository(place, {place.prefix: nothing}), f"{place.prefix}file.bin")
+    with pytest.raises(
+        ic.InvalidInputError, match=f"cannot read virtual chunk {place.prefix}"
+    ) as e:
+        read(store)
+    assert f"authorize_virtual_chunk_access has for '{place.prefix}'" in str(e.value)
+    assert e.value.kind == "invalid-credentials"
+
+
 def test_cancelled_reads_leave_the_others_alone(s3_server: S3Server) -> None:
     import asyncio
 
