@@ -22,6 +22,7 @@ from icechunk.storage._file_lock import try_lock
 if TYPE_CHECKING:
     from types import TracebackType
 
+# How long a first one who gets nowhere holds up the second; the third waits twice as long.
 _PATIENCE_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.002
 _LONGEST_POLL_SECONDS: Final = 0.02
@@ -39,18 +40,13 @@ class Line:
         The directory, with a separator at its end; None where there can be no line.
     name : str
         What is waited for, such as a branch: each has its own line.
-    patience_seconds : float
-        How long a first one who gets nowhere holds up the second; the third waits twice as long.
     """
 
-    __slots__ = ("_fd", "_patience", "_prefix", "_root", "_ticket")
+    __slots__ = ("_fd", "_prefix", "_root", "_ticket")
 
-    def __init__(
-        self, root: str | None, name: str, *, patience_seconds: float = _PATIENCE_SECONDS
-    ) -> None:
+    def __init__(self, root: str | None, name: str) -> None:
         self._root = root or ""
         self._prefix = f".icechunk-line-{zlib.crc32(name.encode()):08x}#"
-        self._patience = patience_seconds
         self._ticket: str | None = None
         self._fd = -1
 
@@ -97,7 +93,7 @@ class Line:
             now = time.monotonic()
             if tickets[0] != first:
                 first, since = tickets[0], now
-            if not before or now - since > before * self._patience:
+            if not before or now - since > before * _PATIENCE_SECONDS:
                 return True
             await sleep(min(before * _POLL_SECONDS, _LONGEST_POLL_SECONDS))
 
