@@ -27,6 +27,7 @@ from icechunk.ids import NODE_ID_BYTES, OBJECT_ID_BYTES, NodeId, ObjectId, id_te
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from collections.abc import Set as AbstractSet
 
     from icechunk._typing import I64Array, U32Array
     from icechunk.format.fb.table import Table
@@ -119,6 +120,11 @@ class TransactionLog:
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+    def touches(self, nodes: AbstractSet[NodeId]) -> bool:
+        """Say whether the commit did anything to one of some nodes; moves are left out."""
+        changed = [self.updated_chunks.keys(), *(getattr(self, name) for _, name in _ID_SETS)]
+        return any(not nodes.isdisjoint(ids) for ids in changed)
 
 
 # -- writing --------------------------------------------------------------------------------------

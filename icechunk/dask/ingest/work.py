@@ -8,6 +8,7 @@ import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from distributed import default_client
@@ -47,7 +48,7 @@ from icechunk.ops import UpdateType
 from icechunk.shelf import Shelf, ShelfItem, ShelfRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from icechunk.dask.ingest.sources import Source
     from icechunk.dask.ingest.units import Unit
@@ -59,6 +60,8 @@ _logger = logging.getLogger(__name__)
 _UNITS_ON_A_CLUSTER: Final = 4
 # How far the clocks of two machines may be apart; unit: microseconds.
 _CLOCKS_APART_US: Final = 3_600_000_000
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,8 +157,10 @@ class Work:
                 base=id_text(base),
                 setup=setup,
                 units=len(job.layout.units),
+                paths=frozenset(job.layout.paths()),
             ),
             [JobCommit.from_facts(commit) for commit in facts["commits"]],
+            facts.get("lies_on"),
         )
         self._commit_every = CommitEvery(**facts["commit_every"])
         session = repo.writable_session(facts["branch"])
@@ -165,7 +170,7 @@ class Work:
         self._telling = threading.Lock()
         self._retries = 0
         # Up to where the operations log was read, and whether it had a garbage collection.
-        self._log_read_to = job.record.created_at_us
+        self._log_read_to = job.record.created_at_us - _CLOCKS_APART_US
         self._collected = False
         self._began = time.monotonic()
 
@@ -210,7 +215,7 @@ class Work:
             "job %s: %d of %d units are written, %d are committed",
             self.job_id, len(kept), len(units), len(self._committer.done),
         )  # fmt: skip
-        done = sum(map(_amount, self._items.values()), Amount())
+        done = self._amount(self._items)
         run(self._shelf.update(self.job_id, _running_again))
         total = Amount(units=len(units), size_bytes=self._job.layout.size_bytes)
         self._tell(Started(job_id=self.job_id, label="ingesting", total=total, done=done))
@@ -221,19 +226,23 @@ class Work:
             done = self._committer.done
             left = [u for u in units if u.index not in self._items and u.index not in done]
             last_commit = time.monotonic()
-            for _ in self._written(left):
-                waiting = self._waiting()
+            waiting = self._amount(self._waiting())
+            for unit in self._written(left):
+                waiting += _amount(self._items[unit.index])
                 if self._commit_every.is_due(
-                    units=len(waiting),
-                    size_bytes=sum(_amount(self._items[i]).size_bytes for i in waiting),
+                    units=waiting.units,
+                    size_bytes=waiting.size_bytes,
                     seconds=time.monotonic() - last_commit,
                 ):
-                    self._commit(self._with_all_chunks(waiting))
-                    last_commit = time.monotonic()
+                    self._commit(self._with_all_chunks(self._waiting()))
+                    last_commit, waiting = time.monotonic(), Amount()
             whole = self._with_all_chunks(self._waiting())
             if len(self._committer.done) + len(whole) == len(units):
                 self._commit(whole)
                 return
+
+    def _amount(self, indices: Iterable[int]) -> Amount:
+        return sum((_amount(self._items[index]) for index in indices), Amount())
 
     def _waiting(self) -> list[int]:
         return sorted(self._items.keys() - self._committer.done)
@@ -393,9 +402,9 @@ class Work:
             return True  # nothing is recorded about it
         latest = self._log_read_to
         for update in () if self._collected else self._repo.ops_log():
-            at_us = int(update.updated_at.timestamp() * 1e6)
+            at_us = (update.updated_at - _EPOCH) // _MICROSECOND
             latest = max(latest, at_us)
-            if at_us < self._log_read_to - _CLOCKS_APART_US:
+            if at_us < self._log_read_to:  # an entry is never older than the one before it
                 break
             if isinstance(update.kind, UpdateType.GCRan):
                 self._collected = True
@@ -404,12 +413,15 @@ class Work:
         return self._collected
 
     def _record_commits(self) -> None:
-        commits = [commit.facts() for commit in self._committer.commits]
+        commits = self._committer.commits
 
         def change(record: ShelfRecord) -> ShelfRecord:
-            if len(record.facts["commits"]) > len(commits):
+            known = record.facts["commits"]
+            if len(known) > len(commits):
                 return record  # written by somebody who has seen more
-            return replace(record, facts={**record.facts, "commits": commits})
+            new = [commit.facts() for commit in commits[len(known) :]]
+            seen = {"commits": [*known, *new], "lies_on": self._committer.lies_on}
+            return replace(record, facts={**record.facts, **seen})
 
         run(self._shelf.update(self.job_id, change))
 
@@ -448,7 +460,7 @@ class Work:
         run(self._shelf.update(self.job_id, change))
         run(self._shelf.discard(self.job_id, list(run(self._shelf.names(self.job_id)))))
         _logger.info("job %s: finished, %d chunks are there", self.job_id, proof.expected)
-        done = sum(map(_amount, self._items.values()), Amount())
+        done = self._amount(self._items)
         self._tell(Finished(job_id=self.job_id, done=done, seconds=report.seconds))
         return summary
 
@@ -499,7 +511,7 @@ class Work:
             run(self._shelf.update(self.job_id, change))
         except Exception as e:  # noqa: BLE001 # the first error is the one to be told
             _logger.warning("job %s: its record could not be changed: %s", self.job_id, e)
-        done = sum(map(_amount, self._items.values()), Amount())
+        done = self._amount(self._items)
         seconds = time.monotonic() - self._began
         self._tell(Failed(job_id=self.job_id, error=text, done=done, seconds=seconds))
         error.add_note(f"Its units are kept: Ingest.resume(repo, {self.job_id!r}) goes on.")
