@@ -26,7 +26,7 @@ from icechunk.errors import (
     SessionStateError,
     StorageError,
 )
-from icechunk.events import Committed, Finished, Started, UnitFailed, UnitFinished
+from icechunk.events import Advanced, Committed, Finished, Started, UnitFailed, UnitFinished
 from icechunk.shelf import Shelf
 from tests.peer import run_peer
 
@@ -93,6 +93,35 @@ def stopped_job(repo, source, kind=UnitFinished, count=2, **kwargs):
 
 
 # -- writing ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("units_at_once", [1, 3])
+def test_how_far_a_job_is_is_told_after_each_block(units_at_once):
+    events = []
+    job = Ingest(
+        new_repo(), "main", field(), unit_size=8, compute_kwargs=SYNC, progress=events.append,
+        units_at_once=units_at_once,
+    )  # fmt: skip
+    summary = job.run()
+    amounts = [event.done for event in events if isinstance(event, Advanced)]
+    assert max(amount.units for amount in amounts) == 4
+    assert amounts[-1] == events[-1].done
+    assert amounts[-1].size_bytes == summary.report.size_bytes
+    assert len({amount.size_bytes for amount in amounts}) > 4, "also within a unit"
+    sizes = [amount.size_bytes for amount in amounts]
+    assert sizes == sorted(sizes)
+
+
+def test_a_resumed_job_goes_on_where_it_was():
+    repo = new_repo()
+    stopped_job(repo, field(), unit_size=8)
+    events = []
+    Ingest.resume(repo, "job", field(), compute_kwargs=SYNC, progress=events.append)
+    started = next(event for event in events if isinstance(event, Started))
+    amounts = [event.done for event in events if isinstance(event, Advanced)]
+    assert started.done.units == 2
+    assert amounts[0].size_bytes > started.done.size_bytes
+    assert amounts[-1].units == 4
 
 
 @pytest.mark.parametrize("version", [1, 2])

@@ -33,6 +33,8 @@ from icechunk.errors import (
     StorageError,
 )
 from icechunk.events import (
+    NOTHING,
+    Advanced,
     Amount,
     Committed,
     Failed,
@@ -168,6 +170,9 @@ class Work:
         self._there = open_group(self._origin, job.layout.group, job.source)
         self._items: dict[int, ShelfItem] = {}
         self._telling = threading.Lock()
+        # What is written by now: of finished units, and of those under way.
+        self._done = Amount()
+        self._under_way: dict[int, Amount] = {}
         self._retries = 0
         # Up to where the operations log was read, and whether it had a garbage collection.
         self._log_read_to = job.record.created_at_us - _CLOCKS_APART_US
@@ -215,10 +220,10 @@ class Work:
             "job %s: %d of %d units are written, %d are committed",
             self.job_id, len(kept), len(units), len(self._committer.done),
         )  # fmt: skip
-        done = self._amount(self._items)
+        self._done = self._amount(self._items)
         run(self._shelf.update(self.job_id, _running_again))
         total = Amount(units=len(units), size_bytes=self._job.layout.size_bytes)
-        self._tell(Started(job_id=self.job_id, label="ingesting", total=total, done=done))
+        self._tell(Started(job_id=self.job_id, label="ingesting", total=total, done=self._done))
 
     def _write_and_commit(self) -> None:
         units = self._job.layout.units
@@ -284,6 +289,7 @@ class Work:
             except Exception as e:
                 again = attempt <= self._running.retries and _may_pass(e)
                 _logger.warning("job %s %s (%s): %s", self.job_id, unit.unit_id, label, e)
+                self._advance(unit, None)
                 self._tell(
                     UnitFailed(
                         job_id=self.job_id,
@@ -310,6 +316,7 @@ class Work:
                     job_id=self.job_id, unit_id=unit.unit_id, amount=amount, seconds=seconds
                 )
             )
+            self._advance(unit, None, finished=amount)
             return item
 
     def _write_once(self, unit: Unit) -> ShelfItem:
@@ -321,7 +328,7 @@ class Work:
                 fork,
                 compute_kwargs=self._running.compute_kwargs,
                 checksums=self._job.record.facts["read_back"] is not None,
-            ).compute()
+            ).compute(progress=self._watched(unit))
             changes = fork.checkout.changes
             if changes.new_nodes or changes.updated or changes.deleted:
                 raise InternalError(
@@ -515,6 +522,28 @@ class Work:
         seconds = time.monotonic() - self._began
         self._tell(Failed(job_id=self.job_id, error=text, done=done, seconds=seconds))
         error.add_note(f"Its units are kept: Ingest.resume(repo, {self.job_id!r}) goes on.")
+
+    def _watched(self, unit: Unit) -> Observer | None:
+        """Return what follows the tasks of a unit; nothing, when nobody looks."""
+        if self._running.observer is ignored:
+            return None
+
+        def observe(event: Event) -> None:
+            if isinstance(event, Advanced):
+                self._advance(unit, event.done)
+
+        return observe
+
+    def _advance(self, unit: Unit, so_far: Amount | None, finished: Amount = NOTHING) -> None:
+        """Tell how far all of it is, now that a unit got further or is no longer under way."""
+        with self._telling:
+            self._done += finished
+            if so_far is None:
+                self._under_way.pop(unit.index, None)
+            else:
+                self._under_way[unit.index] = so_far
+            done = sum(self._under_way.values(), self._done)
+            self._running.observer(Advanced(job_id=self.job_id, done=done))
 
     def _tell(self, event: Event) -> None:
         with self._telling:
