@@ -121,10 +121,13 @@ class TransactionLog:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def touched_nodes(self) -> frozenset[NodeId]:
+        """Return the nodes that came, went, or have other metadata; no chunks and no moves."""
+        return frozenset[NodeId]().union(*(getattr(self, name) for _, name in _ID_SETS))
+
     def touches(self, nodes: AbstractSet[NodeId]) -> bool:
         """Say whether the commit did anything to one of some nodes; moves are left out."""
-        changed = [self.updated_chunks.keys(), *(getattr(self, name) for _, name in _ID_SETS)]
-        return any(not nodes.isdisjoint(ids) for ids in changed)
+        return not nodes.isdisjoint(self.touched_nodes() | self.updated_chunks.keys())
 
 
 # -- writing --------------------------------------------------------------------------------------
