@@ -153,7 +153,9 @@ def _require_new(repository: Repository, place: str, name: str) -> None:
 
 
 def _is_unfinished(repository: Repository, name: str) -> bool:
+    """Say whether the command can go on with a job: one that has begun, on files."""
     try:
-        return show_job(repository, name).state in {"running", "failed"}
+        unfinished = show_job(repository, name).state in {"running", "failed"}
+        return unfinished and bool(recorded_paths(repository, name))
     except IcechunkError:
         return False

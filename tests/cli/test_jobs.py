@@ -146,6 +146,29 @@ def test_open_options_that_are_not_recorded_are_given_again(cli: Cli) -> None:
     check(cli)
 
 
+def test_a_job_on_datasets_goes_on_in_python(cli: Cli) -> None:
+    repo = icechunk.Repository.create(
+        icechunk.local_filesystem_storage(str(cli.directory / "repo"))
+    )
+
+    def stop(event: Event) -> None:
+        if isinstance(event, UnitFinished):
+            raise StoppedError
+
+    source = series(0, 16).chunk(time=2)
+    with pytest.raises(StoppedError) as caught:
+        Ingest(repo, "main", source, unit_size=4, job_id="year", progress=stop).run()
+    go_on = "Ingest.resume(repo, 'year', source)"
+    assert go_on in "".join(caught.value.__notes__)
+    shown = cli("jobs", "show", "repo", "year").err
+    assert go_on in shown
+    assert "--resume" not in shown
+    refused = cli("ingest", "--resume", "year", "repo", code=2).err
+    assert go_on in refused
+    assert "--resume" not in refused
+    assert Ingest.resume(repo, "year", source).proof.is_complete
+
+
 def test_a_file_that_is_gone_stops_the_job_and_the_message_says_how_to_go_on(cli: Cli) -> None:
     names = files(cli.directory)
     repo = icechunk.Repository.create(

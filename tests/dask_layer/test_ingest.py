@@ -350,7 +350,7 @@ def test_a_unit_that_fails_is_tried_again():
     with pytest.raises(OSError, match="tired") as caught:
         Ingest(repo, "main", ds, group="g", retries=0, job_id="j", compute_kwargs=SYNC).run()
     assert any("while writing unit-0" in note for note in caught.value.__notes__)
-    assert any("Ingest.resume(repo, 'j')" in note for note in caught.value.__notes__)
+    assert any("Ingest.resume(repo, 'j', source)" in note for note in caught.value.__notes__)
 
 
 def test_two_processes_on_one_job_commit_each_unit_once():

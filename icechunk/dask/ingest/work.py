@@ -21,6 +21,7 @@ from icechunk.dask.ingest.committing import CommitPlan, Committer
 from icechunk.dask.ingest.jobs import JobCommit, JobState
 from icechunk.dask.ingest.layout import Layout, boxes_of, open_group, unit_writes
 from icechunk.dask.ingest.proof import ArrayPart, Proof, lost_chunks, part_of, prove, read_back
+from icechunk.dask.ingest.sources import FileSource
 from icechunk.dask.ingest.summary import JobSummary, report_of
 from icechunk.dask.ingest.units import CommitEvery
 from icechunk.dask.store import pending_write
@@ -521,7 +522,8 @@ class Work:
         done = self._amount(self._items)
         seconds = time.monotonic() - self._began
         self._tell(Failed(job_id=self.job_id, error=text, done=done, seconds=seconds))
-        error.add_note(f"Its units are kept: Ingest.resume(repo, {self.job_id!r}) goes on.")
+        again = "" if isinstance(self._job.source, FileSource) else ", source"
+        error.add_note(f"Its units are kept: Ingest.resume(repo, {self.job_id!r}{again}) goes on.")
 
     def _watched(self, unit: Unit) -> Observer | None:
         """Return what follows the tasks of a unit; nothing, when nobody looks."""
