@@ -112,6 +112,19 @@ def test_how_far_a_job_is_is_told_after_each_block(units_at_once):
     assert sizes == sorted(sizes)
 
 
+def test_a_summary_shows_what_was_looked_at():
+    job = {"compute_kwargs": SYNC, "unit_size": 8}
+    plain = Ingest(new_repo(), "main", field(), **job).run()
+    assert str(plain).endswith("0 missing")
+    summary = Ingest(new_repo(), "main", field(), read_back="all", **job).run()
+    blocks = summary.proof.blocks_read_back
+    assert blocks > 0
+    assert str(summary).endswith(f"0 missing, {blocks} blocks read back")
+    shown = summary._repr_html_()
+    assert "<td" in shown
+    assert f"<p>Complete in snapshot {summary.proof.snapshot_id}: " in shown
+
+
 def test_a_resumed_job_goes_on_where_it_was():
     repo = new_repo()
     stopped_job(repo, field(), unit_size=8)
