@@ -172,15 +172,17 @@ class GroupCommitter:
         """
         waits = pauses(_TRIES, _TRIES_WITHOUT_WAIT, _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS)
         conflict: ConflictError | None = None
-        for pause in waits:
-            await asyncio.sleep(pause)
-            session = await self._repo.writable_session_async(self.branch)
-            try:
-                return await self._commit_on(session, hand_ins)
-            except ConflictError as e:
-                if e.kind != ErrorKind.COMMIT_CONFLICT:
-                    raise
-                conflict = e
+        with self._repo.storage.line(self.branch) as line:
+            for pause in waits:
+                if not await line.turn(lost=conflict is not None):
+                    await asyncio.sleep(pause)
+                session = await self._repo.writable_session_async(self.branch)
+                try:
+                    return await self._commit_on(session, hand_ins)
+                except ConflictError as e:
+                    if e.kind != ErrorKind.COMMIT_CONFLICT:
+                        raise
+                    conflict = e
         assert conflict is not None, "there is at least one attempt"
         raise conflict
 

@@ -10,10 +10,14 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import pytest
+import xarray as xr
 import zarr
 
 import icechunk as ic
+from icechunk.commit_queue import CommitQueue
+from icechunk.dask import Ingest
 from icechunk.storage import _line
 from icechunk.storage._line import Line
 from icechunk.storage.local import LocalStorage
@@ -231,3 +235,26 @@ def test_a_commit_without_any_rebase_left_fails_as_ever(repo: ic.Repository) -> 
             late.commit("late", **rebase)  # type: ignore[arg-type]
     late.commit("late", rebase_with=ic.ConflictDetector(), rebase_tries=1)
     assert committed(repo)[:2] == ["late", "faster"]
+
+
+def test_a_queue_and_a_job_go_behind_those_who_wait(repo: ic.Repository, root: str) -> None:
+    """They commit without a solver, again and again: outside the line they would starve."""
+    source = xr.Dataset({"t": ("x", np.arange(4.0))}).chunk(x=2)
+    job = Ingest(repo, "main", source, group="g", job_id="job")
+    fork = repo.writable_session("main").fork()
+    zarr.open_array(fork.store, path="a", mode="r+")[:10] = 1
+    with CommitQueue(repo, "main") as queue:
+        thread = threading.Thread(target=job.run)
+        with somebody(root) as first:
+            thread.start()
+            until_in_line(root, 2)
+            answer = queue.submit(fork, "queued")
+            until_in_line(root, 3)
+            assert committed(repo)[0] == "template"
+            assert first.stdin is not None
+            first.stdin.write("go\n")
+            first.stdin.flush()
+            thread.join(60)
+            answer.result(60)
+    assert committed(repo)[:2] == ["queued", "Ingest a dataset"]
+    assert places(root) == []

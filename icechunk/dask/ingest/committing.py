@@ -139,27 +139,32 @@ class Committer:
             Kind ``commit-conflict``; others were faster every time.
         """
         waits = pauses(_TRIES, _TRIES_WITHOUT_WAIT, _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS)
-        for pause in waits:
-            time.sleep(pause)
-            session = self._repo.writable_session(self._plan.branch)
-            self._read_history(session.snapshot_id)
-            left = {number: units[number] for number in sorted(units.keys() - self.done)}
-            if not left and (self.commits or self._plan.setup.is_empty()):
-                return None
-            try:
-                snapshot_id = self._commit_on(session, left)
-            except ConflictError as e:
-                if e.kind != ErrorKind.COMMIT_CONFLICT:
-                    raise
-                lost = e
-                continue
-            made = JobCommit(snapshot_id=snapshot_id, units=frozenset(left))
-            self._append(made)
-            self._known[snapshot_id] = len(self.commits)
-            text = ranges_text(left)
-            _logger.info("job %s: commit %s holds units %s", self._plan.job_id, snapshot_id, text)
-            return made
+        lost: ConflictError | None = None
+        with self._repo.storage.line(self._plan.branch) as line:
+            for pause in waits:
+                if not run(line.turn(lost=lost is not None)):
+                    time.sleep(pause)
+                session = self._repo.writable_session(self._plan.branch)
+                self._read_history(session.snapshot_id)
+                left = {number: units[number] for number in sorted(units.keys() - self.done)}
+                if not left and (self.commits or self._plan.setup.is_empty()):
+                    return None
+                try:
+                    return self._committed(self._commit_on(session, left), left)
+                except ConflictError as e:
+                    if e.kind != ErrorKind.COMMIT_CONFLICT:
+                        raise
+                    lost = e
+        assert lost is not None, "there is at least one attempt"
         raise lost
+
+    def _committed(self, snapshot_id: str, units: Mapping[int, ChangeSet]) -> JobCommit:
+        made = JobCommit(snapshot_id=snapshot_id, units=frozenset(units))
+        self._append(made)
+        self._known[snapshot_id] = len(self.commits)
+        text = ranges_text(units)
+        _logger.info("job %s: commit %s holds units %s", self._plan.job_id, snapshot_id, text)
+        return made
 
     def _commit_on(self, session: Session, units: Mapping[int, ChangeSet]) -> str:
         plan = self._plan

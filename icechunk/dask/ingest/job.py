@@ -202,8 +202,9 @@ class Ingest:
         else:
             again = "" if isinstance(self._source, FileSource) else ", source"
             raise AlreadyExistsError(
-                f"there is a job {self.job_id} already: Ingest.resume(repo, {self.job_id!r}{again}) "
-                "goes on with it. Or choose another job_id.",
+                f"there is a job {self.job_id} already: "
+                f"Ingest.resume(repo, {self.job_id!r}{again}) goes on with it. Or choose another "
+                "job_id.",
                 ErrorKind.NOT_ALLOWED,
             )
         session = self._repo.writable_session(self._terms["branch"])
