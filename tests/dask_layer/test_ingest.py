@@ -26,7 +26,7 @@ from icechunk.errors import (
     SessionStateError,
     StorageError,
 )
-from icechunk.events import Advanced, Committed, Finished, Started, UnitFailed, UnitFinished
+from icechunk.events import Advanced, Committed, Failed, Finished, Started, UnitFailed, UnitFinished
 from icechunk.shelf import Shelf
 from tests.peer import run_peer
 
@@ -364,6 +364,35 @@ def test_a_unit_that_fails_is_tried_again():
         Ingest(repo, "main", ds, group="g", retries=0, job_id="j", compute_kwargs=SYNC).run()
     assert any("while writing unit-0" in note for note in caught.value.__notes__)
     assert any("Ingest.resume(repo, 'j', source)" in note for note in caught.value.__notes__)
+
+
+def test_units_that_are_under_way_when_a_job_stops_end_unheard(caplog):
+    """They filled the terminal with errors of a cluster that was gone, after the last word."""
+    go_on = threading.Event()
+
+    def meet(block):
+        if block.size and block.flat[0] == 80:
+            raise OSError("the disk is tired")
+        if block.size and block.flat[0] == 120:
+            assert go_on.wait(60)
+            raise OSError("there is no disk any more")
+        return block
+
+    ds = field(4, 16)
+    ds["t"] = ds["t"].copy(data=ds["t"].data.map_blocks(meet, meta=np.empty((0, 0), "i4")))
+    events = []
+    job = Ingest(
+        new_repo(), "main", ds[["t"]], unit_size=4, units_at_once=3, retries=0,
+        compute_kwargs=SYNC, progress=events.append,
+    )  # fmt: skip
+    with pytest.raises(OSError, match="tired"):
+        job.run()
+    go_on.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("icechunk-ingest"):
+            thread.join(60)
+    assert isinstance(events[-1], Failed)
+    assert "any more" not in caplog.text
 
 
 def test_two_processes_on_one_job_commit_each_unit_once():

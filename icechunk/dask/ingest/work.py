@@ -7,11 +7,9 @@ import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
-
-from distributed import default_client
+from typing import TYPE_CHECKING, Final
 
 from icechunk._io.loop import run
 from icechunk._units import bytes_text, count_text, seconds_text
@@ -19,7 +17,7 @@ from icechunk.core.changes import ChangeSet
 from icechunk.dask.checksums import BlockChecksum
 from icechunk.dask.ingest.committing import CommitPlan, Committer
 from icechunk.dask.ingest.jobs import JobCommit, JobState
-from icechunk.dask.ingest.layout import Layout, boxes_of, open_group, unit_writes
+from icechunk.dask.ingest.layout import boxes_of, open_group, unit_writes
 from icechunk.dask.ingest.proof import ArrayPart, Proof, lost_chunks, part_of, prove, read_back
 from icechunk.dask.ingest.sources import FileSource
 from icechunk.dask.ingest.summary import JobSummary, report_of
@@ -51,76 +49,19 @@ from icechunk.ops import UpdateType
 from icechunk.shelf import Shelf, ShelfItem, ShelfRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from icechunk.dask.ingest.sources import Source
+    from icechunk.dask.ingest.running import Job, Running
     from icechunk.dask.ingest.units import Unit
     from icechunk.events import Event, Observer
     from icechunk.repository import Repository
 
 _logger = logging.getLogger(__name__)
 
-_UNITS_ON_A_CLUSTER: Final = 4
 # How far the clocks of two machines may be apart; unit: microseconds.
 _CLOCKS_APART_US: Final = 3_600_000_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
-    """How a job runs this time; nothing of it is recorded.
-
-    Parameters
-    ----------
-    units_at_once : int or None
-        Units written at the same time; None for 4 on a distributed cluster, else 1.
-    retries : int
-        How often a unit that failed is tried again.
-    observer : Observer
-        Is told what happens.
-    compute_kwargs : mapping
-        Passed to ``dask.compute``.
-    """
-
-    units_at_once: int | None = None
-    retries: int = 1
-    observer: Observer = ignored
-    compute_kwargs: Mapping[str, Any] = field(default_factory=dict)
-
-    def threads(self) -> int:
-        """Return how many units to write at the same time."""
-        if self.units_at_once is not None:
-            return self.units_at_once
-        if "scheduler" in self.compute_kwargs:
-            return 1
-        try:
-            default_client()
-        except ValueError:
-            return 1
-        return _UNITS_ON_A_CLUSTER
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A recorded job, and what it reads.
-
-    Parameters
-    ----------
-    record : ShelfRecord
-        As it was when it was read.
-    layout : Layout
-        Where everything goes.
-    setup : ShelfItem
-        The arrays that it makes.
-    source : Source
-        What it reads.
-    """
-
-    record: ShelfRecord
-    layout: Layout
-    setup: ShelfItem
-    source: Source
 
 
 class Work:
@@ -174,6 +115,8 @@ class Work:
         # What is written by now: of finished units, and of those under way.
         self._done = Amount()
         self._under_way: dict[int, Amount] = {}
+        # After that, units that are still under way end unheard.
+        self._stopped = False
         self._retries = 0
         # Up to where the operations log was read, and whether it had a garbage collection.
         self._log_read_to = job.record.created_at_us - _CLOCKS_APART_US
@@ -288,6 +231,8 @@ class Work:
             try:
                 item = self._write_once(unit)
             except Exception as e:
+                if self._stopped:
+                    raise
                 again = attempt <= self._running.retries and _may_pass(e)
                 _logger.warning("job %s %s (%s): %s", self.job_id, unit.unit_id, label, e)
                 self._advance(unit, None)
@@ -509,6 +454,8 @@ class Work:
 
     def _note_failure(self, error: BaseException) -> None:
         text = f"{type(error).__name__}: {error}".rstrip(": ")
+        with self._telling:
+            self._stopped = True
         _logger.error("job %s: %s", self.job_id, text)
 
         def change(record: ShelfRecord) -> ShelfRecord:
@@ -521,7 +468,9 @@ class Work:
             _logger.warning("job %s: its record could not be changed: %s", self.job_id, e)
         done = self._amount(self._items)
         seconds = time.monotonic() - self._began
-        self._tell(Failed(job_id=self.job_id, error=text, done=done, seconds=seconds))
+        failed = Failed(job_id=self.job_id, error=text, done=done, seconds=seconds)
+        with self._telling:
+            self._running.observer(failed)
         again = "" if isinstance(self._job.source, FileSource) else ", source"
         error.add_note(f"Its units are kept: Ingest.resume(repo, {self.job_id!r}{again}) goes on.")
 
@@ -539,6 +488,8 @@ class Work:
     def _advance(self, unit: Unit, so_far: Amount | None, finished: Amount = NOTHING) -> None:
         """Tell how far all of it is, now that a unit got further or is no longer under way."""
         with self._telling:
+            if self._stopped:
+                return
             self._done += finished
             if so_far is None:
                 self._under_way.pop(unit.index, None)
@@ -549,7 +500,8 @@ class Work:
 
     def _tell(self, event: Event) -> None:
         with self._telling:
-            self._running.observer(event)
+            if not self._stopped:
+                self._running.observer(event)
 
 
 @contextmanager
