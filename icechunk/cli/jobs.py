@@ -64,7 +64,7 @@ def show(
       icechunk jobs show my-repo year
     """
     # Deferred: as above.
-    from icechunk.dask.ingest.jobs import recorded_paths  # noqa: PLC0415
+    from icechunk.dask.ingest import recorded_paths  # noqa: PLC0415
 
     repository = open_repository(repo, storage_option)
     data = found_job(repository, repo, job).to_dict()

@@ -14,8 +14,14 @@ from icechunk.cli.exits import CommandError, ExitCode
 from icechunk.cli.ingest_job import check_places, repository_for
 from icechunk.cli.jobs import found_job
 from icechunk.cli.repos import branch_tip, open_repository
-from icechunk.dask.ingest import CommitEvery, Files, Ingest, JobSummary, show_job
-from icechunk.dask.ingest.jobs import recorded_paths
+from icechunk.dask.ingest import (
+    CommitEvery,
+    Files,
+    Ingest,
+    JobSummary,
+    recorded_paths,
+    show_job,
+)
 from icechunk.errors import IcechunkError, NotFoundError
 from icechunk.progress import shown
 from icechunk.shelf import record_key
