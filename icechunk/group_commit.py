@@ -17,6 +17,7 @@ from icechunk.assets.refs import pauses
 from icechunk.checkout import Base, Checkout, SessionMode
 from icechunk.core.commit import effective_changes
 from icechunk.core.grouping import Group, plan_group
+from icechunk.core.touched import Touched
 from icechunk.errors import ConflictError, ErrorKind, IcechunkError, StorageError
 from icechunk.ids import id_text
 from icechunk.transaction import replay_changes
@@ -24,9 +25,11 @@ from icechunk.transaction import replay_changes
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from icechunk.assets.manager import AssetManager
     from icechunk.assets.ref_store import RefStore
     from icechunk.conflicts import ConflictSolver
     from icechunk.core.changes import ChangeSet
+    from icechunk.format.repo_info import SnapshotRecord
     from icechunk.ids import ObjectId
     from icechunk.repository import Repository
     from icechunk.session import Session
@@ -42,6 +45,7 @@ _FIRST_WAIT_SECONDS: Final = 0.01
 _LONGEST_WAIT_SECONDS: Final = 2.0
 _CONCURRENT_REPLAYS: Final = 16
 _MESSAGES_SHOWN: Final = 20
+_BASES_KEPT: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -94,6 +98,32 @@ class _Landed:
         self.tip = tip
 
 
+@dataclass(slots=True)
+class _Since:
+    """What was committed since a base, as far as it was looked at."""
+
+    tip: ObjectId
+    touched: Touched = field(default_factory=Touched)
+
+    async def look(self, assets: AssetManager, refs: RefStore, tip: ObjectId) -> bool:
+        """Look at the commits since the last time; False when they cannot be read."""
+        new: list[SnapshotRecord] = []
+        async for record in refs.ancestors(tip):
+            if record.id == self.tip:
+                break
+            new.append(record)
+        else:
+            return False
+        ids = [snapshot_id for record in new for snapshot_id in (*record.pruned_logs, record.id)]
+        for start in range(0, len(ids), _CONCURRENT_REPLAYS):
+            batch = ids[start : start + _CONCURRENT_REPLAYS]
+            logs = await gather_limited(_CONCURRENT_REPLAYS, map(assets.transaction_log, batch))
+            for log in logs:
+                self.touched.add(log)
+        self.tip = tip
+        return True
+
+
 def hand_in_ids(metadata: Mapping[str, Any]) -> list[str]:
     """Return the ids of the hand-ins that a commit with this metadata holds."""
     entries = metadata.get(HAND_INS_KEY)
@@ -125,6 +155,7 @@ class GroupCommitter:
         self._repo = repo
         self._solver = solver
         self._landed = _Landed()
+        self._since: dict[ObjectId, _Since] = {}
 
     async def commit(self, hand_ins: Sequence[HandIn]) -> list[Outcome]:
         """Commit as many as go together.
@@ -141,15 +172,17 @@ class GroupCommitter:
         """
         waits = pauses(_TRIES, _TRIES_WITHOUT_WAIT, _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS)
         conflict: ConflictError | None = None
-        for pause in waits:
-            await asyncio.sleep(pause)
-            session = await self._repo.writable_session_async(self.branch)
-            try:
-                return await self._commit_on(session, hand_ins)
-            except ConflictError as e:
-                if e.kind != ErrorKind.COMMIT_CONFLICT:
-                    raise
-                conflict = e
+        with self._repo.storage.line(self.branch) as line:
+            for pause in waits:
+                if not await line.turn(lost=conflict is not None):
+                    await asyncio.sleep(pause)
+                session = await self._repo.writable_session_async(self.branch)
+                try:
+                    return await self._commit_on(session, hand_ins)
+                except ConflictError as e:
+                    if e.kind != ErrorKind.COMMIT_CONFLICT:
+                        raise
+                    conflict = e
         assert conflict is not None, "there is at least one attempt"
         raise conflict
 
@@ -168,6 +201,8 @@ class GroupCommitter:
         await self._landed.look(refs, tip)
         outcomes: list[Outcome] = [self._landed.snapshots.get(one.id) for one in hand_ins]
         open_ones = [i for i, outcome in enumerate(outcomes) if outcome is None]
+        for base_id in {hand_ins[i].base_id: None for i in open_ones}:
+            await self._look_since(session, refs, base_id)
         replayed = await gather_limited(
             _CONCURRENT_REPLAYS, [self._replayed(session, refs, hand_ins[i]) for i in open_ones]
         )
@@ -197,6 +232,18 @@ class GroupCommitter:
         outcomes[members[0]] = alone[0]
         return outcomes
 
+    async def _look_since(self, session: Session, refs: RefStore, base_id: ObjectId) -> None:
+        """Learn what was committed since a base, if that can be told."""
+        since = self._since.pop(base_id, None) or _Since(base_id)
+        checkout = session.checkout
+        try:
+            if await since.look(checkout.assets, refs, checkout.snapshot_id):
+                self._since[base_id] = since
+        except IcechunkError as e:
+            logger.debug("what was committed since %s is not known: %s", id_text(base_id), e)
+        while len(self._since) > _BASES_KEPT:
+            del self._since[next(iter(self._since))]
+
     async def _replayed(
         self, session: Session, refs: RefStore, hand_in: HandIn
     ) -> ChangeSet | IcechunkError:
@@ -206,6 +253,9 @@ class GroupCommitter:
         try:
             base = await assets.snapshot(hand_in.base_id)
             changes = effective_changes(base.nodes, hand_in.changes)
+            since = self._since.get(hand_in.base_id)
+            if since is not None and since.touched.is_clear_of(changes):
+                return changes
             checkout = Checkout(
                 assets,
                 shared.virtual,

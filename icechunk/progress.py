@@ -44,6 +44,7 @@ SHORT_ID: Final = 12
 
 _SECONDS_BETWEEN_PICTURES: Final = 0.1
 _BAR_WIDTH: Final = 24
+_LEAST_BAR_WIDTH: Final = 10
 
 _logger = logging.getLogger(__name__)
 
@@ -235,12 +236,12 @@ class BarState:
         The operation.
     """
 
-    __slots__ = ("_began", "_ended", "done", "failed", "label", "total")
+    __slots__ = ("_began", "_ended", "_had", "done", "failed", "label", "total")
 
     def __init__(self, started: Started) -> None:
         self.label = started.label
         self.total = started.total
-        self.done = started.done
+        self.done = self._had = started.done
         self.failed = False
         self._began = (time.monotonic(), self._progress())
         self._ended: float | None = None
@@ -284,8 +285,9 @@ class BarState:
                 noun = name.removesuffix("s") if (total or done) == 1 else name
                 parts.append(f"{_of(done, total, '{:,}'.format)} {noun}")
         took = self.seconds
-        if self.done.size_bytes and took > 0:
-            parts.append(f"{bytes_text(self.done.size_bytes / took)}/s")
+        gained = self.done.size_bytes - self._had.size_bytes
+        if gained > 0 and took > 0:
+            parts.append(f"{bytes_text(gained / took)}/s")
         if self._ended is not None:
             word = "failed after" if self.failed else "in"
             parts.append(f"{word} {seconds_text(took)}")
@@ -390,14 +392,19 @@ class _TerminalPicture:
         from rich.table import Table  # noqa: PLC0415
         from rich.text import Text  # noqa: PLC0415
 
+        room = self._live.console.width - len(state.label) - 3
+        parts = list(state.texts())
+        while len(parts) > 2 and len(", ".join(parts)) + _LEAST_BAR_WIDTH > room:
+            del parts[1]  # amount, rate and time left tell most
+        text = Text(", ".join(parts), style="dim", no_wrap=True, overflow="ellipsis")
         row = Table.grid(padding=(0, 1))
         bar = Bar(
             total=1.0 if state.known or state.fraction else None,
             completed=state.fraction,
-            width=_BAR_WIDTH,
+            width=min(_BAR_WIDTH, max(_LEAST_BAR_WIDTH, room - len(text))),
             pulse=not state.known and not state.fraction,
         )
-        row.add_row(state.label, bar, Text(", ".join(state.texts()), style="dim"))
+        row.add_row(Text(state.label, no_wrap=True), bar, text)
         self._live.update(row, refresh=True)
 
     def close(self) -> None:

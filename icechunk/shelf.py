@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from icechunk.core.changes import ChangeSet
-    from icechunk.storage.base import Storage, Version
+    from icechunk.storage.base import ObjectInfo, Storage, Version
 
 SHELF_PREFIX: Final = "x-shelf/"
 SHELF_VERSION: Final = 1
@@ -214,11 +214,23 @@ class Shelf:
         await self._storage.delete_many([record_key(shelf_id)])
 
     async def remove_ended(self, before_us: int) -> None:
-        """Remove the shelves that ended before a time that is past; unix microseconds."""
+        """Remove the shelves that ended before a time that is past; unix microseconds.
+
+        Also items whose keeper died before it wrote the record, when all of them are older.
+        """
         at = min(before_us, now_us())
         for record in await self.records():
             if not record.is_live(at):
                 await self.remove(record.shelf_id)
+        found: dict[str, list[ObjectInfo]] = {}
+        async for info in self._storage.list(SHELF_PREFIX):
+            found.setdefault(info.key.split("/")[1], []).append(info)
+        for shelf_id, infos in found.items():
+            keys = [info.key for info in infos]
+            if f"{SHELF_PREFIX}{shelf_id}/record" not in keys and all(
+                info.last_modified_us < at for info in infos
+            ):
+                await self._storage.delete_many(keys)
 
     # -- items --------------------------------------------------------------------------------
 

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from icechunk.format.chunk_table import ChunkTable
     from icechunk.format.repo_info import SnapshotRecord
     from icechunk.format.transaction_log import TransactionLog
+    from icechunk.storage._line import Line
 
 logger = logging.getLogger(__name__)
 
@@ -189,15 +190,22 @@ async def _commit_sealed(checkout: Checkout, request: CommitRequest) -> ObjectId
             "snapshot all the same.",
             ErrorKind.NO_CHANGES_TO_COMMIT,
         )
+    with assets.storage.line(request.branch or "") as line:
+        return await _commit_in_turn(checkout, request, line)
+
+
+async def _commit_in_turn(checkout: Checkout, request: CommitRequest, line: Line) -> ObjectId:
+    """Try until the commit is made, behind those who wait already."""
+    assets, solver = checkout.assets, request.solver
     reuse = _Reuse()
-    solver = request.solver
     tries = 1 if solver is None else 1 + request.max_rebases
     waits = pauses(tries, 1 + _REBASES_WITHOUT_WAIT, _FIRST_WAIT, _LONGEST_WAIT)
     conflict: ConflictError | None = None
-    attempt_seconds = 0.0
-    for rebases, wait in enumerate(waits):
-        pause = min(wait * attempt_seconds, _LONGEST_WAIT_SECONDS)
-        await sleep(pause)
+    rebases, attempt_seconds = 0, 0.0
+    for wait in waits:
+        # Whoever cannot rebase only gets older by waiting.
+        if tries == 1 or not await line.turn(lost=conflict is not None):
+            await sleep(min(wait * attempt_seconds, _LONGEST_WAIT_SECONDS))
         start = time.monotonic()
         refs = await read_refs(assets)
         if request.branch is not None:
@@ -205,9 +213,10 @@ async def _commit_sealed(checkout: Checkout, request: CommitRequest) -> ObjectId
             tip = await refs.tip_to_commit_on(request.branch, base)
             if tip != base:
                 conflict = moved(base, tip)
-                if not rebases or solver is None:
-                    continue
-                logger.debug("branch %s: rebase %d after %.3f s", request.branch, rebases, pause)
+                if solver is None or rebases == request.max_rebases:
+                    break
+                rebases += 1
+                logger.debug("branch %s: rebase %d", request.branch, rebases)
                 await _rebase_onto(checkout, refs, tip, solver)
         try:
             return await _commit_once(checkout, request, refs, rebases, reuse)

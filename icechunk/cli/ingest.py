@@ -25,6 +25,13 @@ _RUN: Final = "Running"
 _JOB: Final = "As a job that can be resumed"
 
 
+# What belongs to this process; everything else was recorded with the job.
+_WITH_RESUME: Final = (
+    "resume", "repo", "sources", "create", "workers", "scheduler", "open_option",
+    "storage_option", "as_json", "debug",
+)  # fmt: skip
+
+
 class Verify(StrEnum):
     """What is looked up when a job is done."""
 
@@ -175,6 +182,7 @@ ReadBackOption = Annotated[
 
 
 def ingest(
+    ctx: typer.Context,
     *,
     sources: Sources = None,
     repo: Repo,
@@ -285,6 +293,8 @@ def ingest(
         raise typer.BadParameter(
             "--resume takes neither sources nor --job: the job knows what it reads"
         )
+    if resume is not None:
+        _check_resume(ctx)
     if workers is not None and scheduler is not None:
         raise typer.BadParameter("--workers and --scheduler exclude each other")
     if append_dim is not None and region:
@@ -334,7 +344,20 @@ def ingest(
         return
     from icechunk.cli.ingest_job import run_ingest  # noqa: PLC0415
 
-    run_ingest(request, output)
+    run_ingest(request, terms, output)
+
+
+def _check_resume(ctx: typer.Context) -> None:
+    """Refuse what a job knows since it was started, instead of ignoring it."""
+    options = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
+    for name, value in ctx.params.items():
+        source = ctx.get_parameter_source(name)
+        given = source is not None and source.name == "COMMANDLINE" and value is not None
+        if given and name not in _WITH_RESUME:
+            raise typer.BadParameter(
+                f"{options[name]} does not go with --resume: what the job reads and writes was "
+                "settled when it was started. `icechunk jobs show REPO NAME` shows how far it is"
+            )
 
 
 def _check_job(terms: JobTerms, *, region: bool, mode: Mode | None, commit_each: bool) -> None:
@@ -346,7 +369,7 @@ def _check_job(terms: JobTerms, *, region: bool, mode: Mode | None, commit_each:
         "--read-back": terms.read_back,
     }
     named = [option for option, value in given.items() if value is not None]
-    if named and (terms.name is None or terms.resume):
+    if named and terms.name is None:
         raise typer.BadParameter(f"{named[0]} goes with --job, when a job is started")
     if terms.name is None:
         return

@@ -15,7 +15,7 @@ from icechunk.cli import render, writing
 from icechunk.cli.cluster import computing
 from icechunk.cli.exits import CommandError, ExitCode
 from icechunk.cli.repos import branch_tip, open_repository, storage_at
-from icechunk.dask import WritePlan, plan_write
+from icechunk.dask import CommitEvery, WritePlan, plan_write
 from icechunk.errors import RepositoryNotFoundError
 from icechunk.inputs import joining, prepare, raw
 from icechunk.inputs.kinds import is_url
@@ -26,7 +26,7 @@ from icechunk.xarray import to_icechunk
 
 if TYPE_CHECKING:
     from icechunk.cli.console import Output
-    from icechunk.cli.request import IngestRequest
+    from icechunk.cli.request import IngestRequest, JobTerms
     from icechunk.inputs.kinds import Region
     from icechunk.session import Session
 
@@ -43,22 +43,25 @@ class _Step:
     raw: bool
 
 
-def run_ingest(request: IngestRequest, output: Output) -> None:
-    """Do what was asked, and show it.
+def run_ingest(request: IngestRequest, terms: JobTerms, output: Output) -> None:
+    """Do what was asked, and show it; of a job only the plan.
 
     Parameters
     ----------
     request : IngestRequest
         The options.
+    terms : JobTerms
+        The options of a job, if it is to be one.
     output : Output
         Where plan, progress and result go.
     """
     began = time.monotonic()
     check_places(request)
     with writing.telling_the_truth(request.location, request.branch) as watch:
+        if request.plan_only:
+            _show_plan(request, terms, output)
+            return
         commits = _ingest(request, output, watch)
-    if commits is None:
-        return
     seconds = round(time.monotonic() - began, 3)
     data = {
         "repository": request.location,
@@ -73,14 +76,9 @@ def run_ingest(request: IngestRequest, output: Output) -> None:
     output.say(f"  {request.location}, {seconds_text(seconds)}")
 
 
-def _ingest(
-    request: IngestRequest, output: Output, watch: writing.Watch
-) -> list[dict[str, Any]] | None:
-    """Open, plan, and unless only that was asked for, write; return the commits."""
-    named = [(_short(source), _opened(source, request, output)) for source in request.sources]
-    if request.plan_only:
-        _show_plan(request, output, named)
-        return None
+def _ingest(request: IngestRequest, output: Output, watch: writing.Watch) -> list[dict[str, Any]]:
+    """Open, plan and write; return the commits."""
+    named = _named(request, output)
     if not request.commit_each:
         named = [(_names(request), joining.combined(named, request.append_dim))]
     with computing(workers=request.workers, scheduler=request.scheduler) as client:
@@ -91,6 +89,10 @@ def _ingest(
             _ingest_one(request, output, client, repository, name, dataset)
             for name, dataset in named
         ]
+
+
+def _named(request: IngestRequest, output: Output) -> list[tuple[str, xr.Dataset]]:
+    return [(_short(source), _opened(source, request, output)) for source in request.sources]
 
 
 def check_places(request: IngestRequest) -> None:
@@ -145,8 +147,10 @@ def repository_for(request: IngestRequest, output: Output) -> Repository:
     return repository
 
 
-def _show_plan(request: IngestRequest, output: Output, named: list[tuple[str, xr.Dataset]]) -> None:
+def _show_plan(request: IngestRequest, terms: JobTerms, output: Output) -> None:
     """Plan against what is there, or against nothing; write nothing either way."""
+    CommitEvery.of(terms.commit_every)  # refuses what means nothing
+    named = _named(request, output)
     dataset = joining.combined(named, request.append_dim)
     try:
         storage = storage_at(request.location, list(request.storage_options))
@@ -160,11 +164,14 @@ def _show_plan(request: IngestRequest, output: Output, named: list[tuple[str, xr
     branch_tip(repository, request.branch)
     session = repository.writable_session(request.branch)
     step = _planned(request, session, _names(request), dataset)
+    commits = None if terms.commit_every else len(named) if request.commit_each else 1
     data = {
         "repository": request.location,
         "creates_repository": not exists,
         "branch": request.branch,
-        "commits": len(named) if request.commit_each else 1,
+        "job": terms.name,
+        "commit_every": terms.commit_every,
+        "commits": commits,
         **step.plan.to_dict(),
     }
     output.show(data, render.plan(data))

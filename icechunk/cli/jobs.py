@@ -63,11 +63,18 @@ def show(
     For example:
       icechunk jobs show my-repo year
     """
-    data = found_job(open_repository(repo, storage_option), repo, job).to_dict()
+    # Deferred: as above.
+    from icechunk.dask.ingest import recorded_paths  # noqa: PLC0415
+
+    repository = open_repository(repo, storage_option)
+    data = found_job(repository, repo, job).to_dict()
     output = Output.from_streams(as_json=as_json)
     output.show(data, _facts(data))
     if not output.as_json and data["state"] in {"running", "failed"}:
-        output.say(f"to go on: icechunk ingest --resume {job} {repo}")
+        if recorded_paths(repository, job):
+            output.say(f"to go on: icechunk ingest --resume {job} {repo}")
+        else:
+            output.say(f"to go on, in Python: Ingest.resume(repo, {job!r}, source)")
 
 
 @jobs.command("remove")

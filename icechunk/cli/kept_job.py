@@ -10,12 +10,21 @@ from typing import TYPE_CHECKING, Any
 from icechunk._units import count_text, seconds_text
 from icechunk.cli import writing
 from icechunk.cli.cluster import computing
+from icechunk.cli.exits import CommandError, ExitCode
 from icechunk.cli.ingest_job import check_places, repository_for
 from icechunk.cli.jobs import found_job
 from icechunk.cli.repos import branch_tip, open_repository
-from icechunk.dask.ingest import Files, Ingest, JobSummary, show_job
-from icechunk.errors import IcechunkError
+from icechunk.dask.ingest import (
+    CommitEvery,
+    Files,
+    Ingest,
+    JobSummary,
+    recorded_paths,
+    show_job,
+)
+from icechunk.errors import IcechunkError, NotFoundError
 from icechunk.progress import shown
+from icechunk.shelf import record_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +48,9 @@ def run_job(request: IngestRequest, terms: JobTerms, output: Output) -> None:
     """
     began = time.monotonic()
     check_places(request)
+    # What means nothing is refused before a repository is created.
+    record_key(str(terms.name))
+    CommitEvery.of(terms.commit_every)
     if terms.resume:
         repository = open_repository(request.location, list(request.storage_options))
         known = found_job(repository, request.location, str(terms.name))
@@ -49,6 +61,7 @@ def run_job(request: IngestRequest, terms: JobTerms, output: Output) -> None:
         repository = repository_for(request, output)
         branch = request.branch
         branch_tip(repository, branch)
+        _require_new(repository, request.location, str(terms.name))
     with _saying_how_to_go_on(repository, request, str(terms.name), output):  # noqa: SIM117
         with (
             writing.telling_the_truth(request.location, branch) as watch,
@@ -75,7 +88,9 @@ def _summary(
 ) -> JobSummary:
     name = str(terms.name)
     if terms.resume:
-        return Ingest.resume(repository, name, progress=observer)
+        again = recorded_paths(repository, name) if request.open_options else None
+        more_of_it = Files(paths=again, open_options=request.open_options) if again else None
+        return Ingest.resume(repository, name, more_of_it, progress=observer)
     files = Files(
         paths=request.sources,
         engine=request.engine,
@@ -115,6 +130,7 @@ def _saying_how_to_go_on(
         With that in its message.
     """
     options = " -o ..." if request.storage_options else ""
+    options += " --open-option storage_options=..." * ("storage_options" in request.open_options)
     go_on = f"icechunk ingest --resume {shlex.quote(name)} {shlex.quote(request.location)}{options}"
     try:
         yield
@@ -128,8 +144,24 @@ def _saying_how_to_go_on(
         raise
 
 
-def _is_unfinished(repository: Repository, name: str) -> bool:
+def _require_new(repository: Repository, place: str, name: str) -> None:
     try:
-        return show_job(repository, name).state in {"running", "failed"}
+        known = show_job(repository, name)
+    except NotFoundError:
+        return
+    raise CommandError(
+        f"there is a job {name} already beside {place}; it is {known.state}",
+        f"Choose another name, or remove it: icechunk jobs remove {place} {name}"
+        if known.state == "finished"
+        else f"To go on with it: icechunk ingest --resume {name} {place}",
+        ExitCode.CONFLICT,
+    )
+
+
+def _is_unfinished(repository: Repository, name: str) -> bool:
+    """Say whether the command can go on with a job: one that has begun, on files."""
+    try:
+        unfinished = show_job(repository, name).state in {"running", "failed"}
+        return unfinished and bool(recorded_paths(repository, name))
     except IcechunkError:
         return False

@@ -191,6 +191,17 @@ def listing(nodes: Iterable[Mapping[str, Any]]) -> RenderableType:
     return result if result.row_count else Text("empty", style=QUIET)
 
 
+def _commits_text(data: Mapping[str, Any]) -> str:
+    every = data.get("commit_every")
+    if every is None:
+        text = count_text(data["commits"], "commit")
+    elif every.strip() == "1":
+        text = "a commit for each unit"
+    else:
+        text = f"a commit every {every}{' units' * every.strip().isdecimal()}"
+    return f"{text}, as job {data['job']}" if data.get("job") else text
+
+
 def plan(data: Mapping[str, Any]) -> RenderableType:
     """Return a write plan as a table."""
     result = table(
@@ -228,7 +239,7 @@ def plan(data: Mapping[str, Any]) -> RenderableType:
     ]
     if "commits" in data:
         where = f"group {data['group']}, branch {data['branch']} of {data['repository']}"
-        notes.append(f"{where}, {count_text(data['commits'], 'commit')}")
+        notes.append(f"{where}, {_commits_text(data)}")
     if data.get("creates_repository"):
         notes.append("the repository would be created")
     lines = [Text(clean(note), style=QUIET) for note in notes]

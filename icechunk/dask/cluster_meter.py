@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -65,6 +65,8 @@ def metering_cluster(
     finally:
         with lock:
             listening = False
-        if metered:
-            client.unregister_scheduler_plugin(topic)
-        client.unsubscribe_topic(topic)
+        # When the scheduler is gone, or the client was closed, there is nothing left to end.
+        with suppress(Exception):
+            if metered:
+                client.unregister_scheduler_plugin(topic)
+            client.unsubscribe_topic(topic)

@@ -66,6 +66,7 @@ class QueueActor:
             repo, branch, rebase_with=solver, max_group=max_group, max_waiting=max_waiting
         )
         self._under_way: dict[str, asyncio.Task[str]] = {}
+        self._closing: asyncio.Task[None] | None = None
 
     async def hand_in(self, data: bytes, wait_seconds: float) -> str | None:
         """Commit what `pack_hand_in` packed; the worker's loop goes on meanwhile.
@@ -92,9 +93,12 @@ class QueueActor:
         """Return what was done so far."""
         return self._queue.report
 
-    async def close(self) -> None:
-        """Take nothing more, and wait until everybody has an answer."""
-        await asyncio.to_thread(self._queue.close)
+    async def close(self, wait_seconds: float) -> bool:
+        """Take nothing more; say whether everybody has an answer by now, else ask again."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(asyncio.to_thread(self._queue.close))
+        done, _ = await asyncio.wait([self._closing], timeout=wait_seconds)
+        return bool(done)
 
 
 class ClusterCommitQueue:
@@ -265,7 +269,9 @@ class ClusterCommitQueue:
         """Take nothing more, wait until everybody has an answer, and let the actor go."""
         if self._future is not None:
             try:
-                self._parts[0].close().result(self._parts[4])
+                actor, *_, timeout_seconds = self._parts
+                while not actor.close(timeout_seconds / 2).result(timeout_seconds):
+                    pass
             except (OSError, RuntimeError, KeyError) as error:
                 logger.warning("the commit queue was gone before it was closed: %r", error)
             self._future.release()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import zarr
+from zarr.abc.store import Store
 from zarr.storage import MemoryStore
 
 from icechunk.dask import _compat
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
     from icechunk.session import Session
     from icechunk.store import IcechunkStore
+
+_MODES: Final = (None, "w", "w-", "a", "a-", "r+")
 
 # How xarray stores a data array without a name, and one named like a coordinate.
 _UNNAMED: Final = "__xarray_dataarray_variable__"
@@ -129,9 +132,15 @@ def plan_write(
     Raises
     ------
     InvalidInputError
-        Kind ``not-allowed``; for something that is no dataset, and for a region of "auto".
+        Kind ``not-allowed``; for something that is no dataset, a mode that there is not, and a
+        region of "auto".
     TypeError
-        For a region that is no slice.
+        For a region that is no slice, and for what is no session.
+
+    Notes
+    -----
+    Whether the write is allowed at all is not looked at: ``to_icechunk(..., plan=True)`` also
+    refuses what writing would refuse, such as a group that is not empty or a region of none.
 
     Examples
     --------
@@ -141,6 +150,9 @@ def plan_write(
     >>> plan.raise_for_problems()
     """
     dataset = as_dataset(obj)
+    if mode not in _MODES:
+        allowed = ", ".join(map(repr, _MODES[1:]))
+        raise InvalidInputError(f"mode={mode!r}: expected {allowed}.", ErrorKind.NOT_ALLOWED)
     for dim, span in (region or {}).items():
         if span == "auto":
             raise InvalidInputError(
@@ -174,6 +186,11 @@ def _existing_arrays(
     if session is None:
         return {}
     store = getattr(session, "store", session)
+    if not isinstance(store, Store):
+        raise TypeError(
+            f"a write goes into a session, not into {type(session).__name__}: "
+            "plan_write(ds, repo.writable_session('main'))."
+        )
     try:
         root = zarr.open_group(store, path=(group or "").strip("/"), mode="r", zarr_format=3)
     except FileNotFoundError:

@@ -27,6 +27,7 @@ from icechunk.ids import NODE_ID_BYTES, OBJECT_ID_BYTES, NodeId, ObjectId, id_te
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from collections.abc import Set as AbstractSet
 
     from icechunk._typing import I64Array, U32Array
     from icechunk.format.fb.table import Table
@@ -119,6 +120,14 @@ class TransactionLog:
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+    def touched_nodes(self) -> frozenset[NodeId]:
+        """Return the nodes that came, went, or have other metadata; no chunks and no moves."""
+        return frozenset[NodeId]().union(*(getattr(self, name) for _, name in _ID_SETS))
+
+    def touches(self, nodes: AbstractSet[NodeId]) -> bool:
+        """Say whether the commit did anything to one of some nodes; moves are left out."""
+        return not nodes.isdisjoint(self.touched_nodes() | self.updated_chunks.keys())
 
 
 # -- writing --------------------------------------------------------------------------------------

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 try:
     import fcntl
 
-    def _try_lock(fd: int) -> None:
+    def try_lock(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 except ImportError:  # pragma: no cover - Windows
     import msvcrt
 
-    def _try_lock(fd: int) -> None:
+    def try_lock(fd: int) -> None:
         msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
 
 
@@ -89,7 +89,7 @@ def _open_locked(path: str, deadline: float, timeout_seconds: float) -> int:
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         try:
-            _try_lock(fd)
+            try_lock(fd)
             if os.fstat(fd).st_nlink > 0:
                 return fd
         except OSError as error:

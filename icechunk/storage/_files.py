@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Final
 
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.storage._file_lock import locked
+from icechunk.storage._line import Line
 from icechunk.storage.base import (
     ByteRange,
     LostRaceError,
@@ -327,6 +328,10 @@ class Files:
                     ErrorKind.BAD_PREFIX,
                 )
         return self._base + key
+
+    def line(self, name: str) -> Line:
+        """Return a place in the line in which writers wait for ``name``."""
+        return Line(self._base, name)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

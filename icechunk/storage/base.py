@@ -20,6 +20,7 @@ from icechunk._io.limits import Limiter
 from icechunk._io.registry import Registry
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.storage._constructors import StorageConstructors
+from icechunk.storage._line import Line
 from icechunk.storage_settings import (
     StorageConcurrencySettings,
     StorageRetriesSettings,
@@ -489,6 +490,13 @@ class Storage(Block, StorageConstructors, ABC):
         StorageError
             As `get`.
         """
+
+    def line(self, name: str) -> Line:  # noqa: ARG002
+        """Return a place in the line in which writers wait for ``name``, such as a branch.
+
+        Most backends have none, so nobody ever waits in it.
+        """
+        return Line(None, "")
 
     async def is_clean(self) -> bool:
         """Tell whether there is no object at all at the root."""

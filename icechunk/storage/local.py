@@ -23,6 +23,8 @@ from icechunk.storage_settings import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
+    from icechunk.storage._line import Line
+
 _LARGE_BYTES: Final = 1 << 20
 _LISTED_AT_ONCE: Final = 1000
 _DELETED_AT_ONCE: Final = 100
@@ -163,6 +165,10 @@ class LocalStorage(Storage):
             self._files.extend(key, offset, data)
         else:
             await in_thread(self._files.extend, key, offset, data)
+
+    def line(self, name: str) -> Line:
+        """Return a place in the line in which writers wait for ``name``."""
+        return self._files.line(name)
 
     async def delete_many(self, keys: Sequence[str]) -> None:
         """Delete objects; those that are not there count as deleted."""

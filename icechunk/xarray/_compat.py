@@ -72,6 +72,22 @@ def fit_region(dataset: Dataset, zarr_store: ZarrStore) -> tuple[Dataset, dict[s
     return fitted, zarr_store._write_region  # noqa: SLF001
 
 
+def check_plan(
+    dataset: Dataset, zarr_store: ZarrStore, encoding: Mapping[Any, Mapping[str, Any]]
+) -> None:
+    """Refuse what `dump` would refuse of names and dimensions: KeyError or ValueError."""
+    zarr_store._validate_encoding(encoding)  # noqa: SLF001
+    for name in encoding:
+        dataset.variables[name]
+    append_dim = zarr_store._append_dim  # noqa: SLF001
+    if append_dim is not None and append_dim not in set(zarr_store.array_keys()):
+        known = zarr_store.get_dimensions()  # type: ignore[no-untyped-call]
+        if append_dim not in known:
+            raise ValueError(
+                f"append_dim={append_dim!r} does not match any existing dataset dimensions {known}"
+            )
+
+
 def dump(
     dataset: Dataset,
     zarr_store: ZarrStore,

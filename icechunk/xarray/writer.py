@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
 
     from xarray import DataArray, Dataset
+    from xarray.backends import ZarrStore
 
     from icechunk.dask.pending import PendingWrite
     from icechunk.dask.plan import VariablePlan, WritePlan
@@ -214,12 +215,9 @@ def to_icechunk(
         align_chunks=align_chunks,
         split_every=split_every,
     )
-    if plan:
-        return planned
-    planned.raise_for_problems()
     align = align_chunks or not safe_chunks
 
-    def dump(into: Session) -> BlockCollector:
+    def opened(into: Session) -> tuple[Dataset, ZarrStore]:
         zarr_store = _compat.open_zarr_store(
             into.store,
             group=group,
@@ -228,9 +226,21 @@ def to_icechunk(
             region=region,
             safe_chunks=not align,
         )
-        fitted, _ = _compat.fit_region(dataset, zarr_store)
+        return _compat.fit_region(dataset, zarr_store)[0], zarr_store
+
+    if plan:
+        # What could not be written is no plan: the same errors, found on a copy that is dropped.
+        copy = target.fork()
+        try:
+            _compat.check_plan(*opened(copy), encoding or {})
+        finally:
+            copy.discard_changes()
+        return planned
+    planned.raise_for_problems()
+
+    def dump(into: Session) -> BlockCollector:
         collector = BlockCollector(align=align)
-        _compat.dump(fitted, zarr_store, collector, encoding or {})
+        _compat.dump(*opened(into), collector, encoding or {})
         return collector
 
     def pending(writes: Sequence[BlockWrite], into: Session) -> PendingWrite:

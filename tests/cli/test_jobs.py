@@ -19,6 +19,7 @@ from icechunk.dask.ingest.jobs import METADATA_KEY
 from icechunk.dask.ingest.units import parse_ranges
 from icechunk.events import Event, UnitFinished
 from tests.cli.conftest import series
+from tests.s3_server import BUCKET, KEY, SECRET, S3Server
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 # Chunks of eight values, so that each file is a unit of its own.
 TERMS = ("--append-dim", "time", "--chunks", "time=2", "--job", "year")
+
+
+class StoppedError(Exception):
+    """Raised by an observer."""
 
 
 def files(directory: Path, count: int = 4) -> list[str]:
@@ -78,12 +83,92 @@ def test_what_goes_wrong_has_its_exit_code(cli: Cli) -> None:
     assert (
         "commit_every" in cli("ingest", *names, "repo", *TERMS, "--commit-every", "x", code=2).err
     )
-    assert "no job year" in cli("ingest", "--resume", "year", "repo", code=3).err
     assert "no such file" in cli("ingest", "no.nc", "repo", "--job", "j", code=3).err
+    assert "no job year" in cli("ingest", "--resume", "year", "repo", code=3).err
+    for terms in (("--job", "a b"), ("--job", "j", "--commit-every", "x")):
+        cli("ingest", "0.nc", "new", *terms, code=2)
+        assert not (cli.directory / "new").exists(), "refused before it was created"
     cli("ingest", *names, "repo", *TERMS)
-    assert "already" in cli("ingest", *names, "repo", *TERMS, code=4).err
+    again = cli("ingest", *names, "repo", *TERMS, code=4).err
+    assert "already" in again
+    assert "icechunk jobs remove repo year" in again
     assert "There are: year" in cli("jobs", "show", "repo", "yeer", code=3).err
     assert "no job" in cli("jobs", "remove", "repo", "yeer", code=3).err
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--plan",), ("--branch", "main"), ("--group", "g"), ("--chunks", "time=1"),
+        ("--message", "x"), ("--mode", "w"), ("--append-dim", "time"), ("--metadata", "a=1"),
+        ("--commit-every", "1"), ("--decode",), ("--engine", "scipy"), ("--commit-each",),
+        ("--region", "time=0:1"), ("--read-back", "all"),
+    ],
+)  # fmt: skip
+def test_what_a_job_has_settled_is_refused_when_it_goes_on(
+    cli: Cli, option: tuple[str, ...]
+) -> None:
+    refused = cli("ingest", "--resume", "year", "repo", *option, code=2).err
+    assert f"{option[0]} does not go with --resume" in " ".join(refused.split())
+
+
+def test_the_plan_of_a_job_says_when_it_commits(cli: Cli) -> None:
+    names = files(cli.directory)
+    job = ("ingest", *names, "repo", "--append-dim", "time", "--job", "year", "--plan")
+    assert "1 commit, as job year" in cli(*job).out
+    assert "a commit for each unit, as job year" in cli(*job, "--commit-every", "1").out
+    assert "a commit every 2 units, as job year" in cli(*job, "--commit-every", "2").out
+    data = cli(*job, "--commit-every", "2GB", "--json").data
+    assert (data["job"], data["commit_every"], data["commits"]) == ("year", "2GB", None)
+    assert "give a number of units" in cli(*job, "--commit-every", "x", code=2).err
+    assert not (cli.directory / "repo").exists()
+
+
+def test_open_options_that_are_not_recorded_are_given_again(cli: Cli) -> None:
+    """A job's record is no place for secrets, so the resuming process is told them."""
+    with S3Server.running() as server:
+        secrets = {"key": KEY, "secret": SECRET, "endpoint_url": server.url}
+        url = f"s3://{BUCKET}/source.zarr"
+        series(0, 16).to_zarr(url, zarr_format=2, storage_options=secrets, consolidated=True)
+        repo = icechunk.Repository.create(
+            icechunk.local_filesystem_storage(str(cli.directory / "repo"))
+        )
+
+        def stop(event: Event) -> None:
+            if isinstance(event, UnitFinished):
+                raise StoppedError
+
+        source = Files(paths=[url], open_options={"storage_options": secrets}, chunks={"time": 2})
+        job = Ingest(repo, "main", source, unit_size=4, job_id="year", progress=stop)
+        with pytest.raises(StoppedError):
+            job.run()
+        option = f"storage_options={json.dumps(secrets)}"
+        done = cli("ingest", "--resume", "year", "repo", "--open-option", option, "--json")
+    assert done.data["proof"]["is_complete"]
+    check(cli)
+
+
+def test_a_job_on_datasets_goes_on_in_python(cli: Cli) -> None:
+    repo = icechunk.Repository.create(
+        icechunk.local_filesystem_storage(str(cli.directory / "repo"))
+    )
+
+    def stop(event: Event) -> None:
+        if isinstance(event, UnitFinished):
+            raise StoppedError
+
+    source = series(0, 16).chunk(time=2)
+    with pytest.raises(StoppedError) as caught:
+        Ingest(repo, "main", source, unit_size=4, job_id="year", progress=stop).run()
+    go_on = "Ingest.resume(repo, 'year', source)"
+    assert go_on in "".join(caught.value.__notes__)
+    shown = cli("jobs", "show", "repo", "year").err
+    assert go_on in shown
+    assert "--resume" not in shown
+    refused = cli("ingest", "--resume", "year", "repo", code=2).err
+    assert go_on in refused
+    assert "--resume" not in refused
+    assert Ingest.resume(repo, "year", source).proof.is_complete
 
 
 def test_a_file_that_is_gone_stops_the_job_and_the_message_says_how_to_go_on(cli: Cli) -> None:

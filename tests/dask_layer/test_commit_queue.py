@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 
 import dask
 import numpy as np
@@ -18,6 +19,7 @@ from distributed import Client, LocalCluster, get_worker
 import icechunk as ic
 from icechunk.dask import ClusterCommitQueue
 from icechunk.group_commit import hand_in_ids
+from icechunk.storage._file_lock import locked
 
 pytestmark = [
     pytest.mark.slow,
@@ -154,6 +156,23 @@ def test_when_the_worker_of_the_queue_is_killed_writers_commit_by_themselves(cli
     assert len(set(answers)) > 1
     assert ids(array) == sorted(f"unit-{n}" for n in range(6)), "none lost, none doubled"
     np.testing.assert_array_equal(values(array)[:6], np.arange(1, 7))
+
+
+def test_closing_waits_for_a_commit_longer_than_for_a_reply(client, array, tmp_path, caplog):
+    fork = array.writable_session("main").fork()
+    queue = ClusterCommitQueue(client, array, "main", reply_timeout_seconds=0.5)
+    closer = threading.Thread(target=queue.close)
+    (lock,) = tmp_path.rglob(".icechunk-lock#*")
+    with locked(str(lock), 60):  # so no commit gets through
+        future = client.submit(fill, queue, fork, 0, pure=False)
+        while not queue.report.waiting:
+            threading.Event().wait(0.01)
+        closer.start()
+        closer.join(1.5)
+        assert closer.is_alive()
+    closer.join(60)
+    assert future.result() == array.lookup_branch("main")
+    assert "gone" not in caplog.text
 
 
 def test_memory_storage_is_refused(client):

@@ -26,7 +26,7 @@ from icechunk.errors import (
     SessionStateError,
     StorageError,
 )
-from icechunk.events import Committed, Finished, Started, UnitFailed, UnitFinished
+from icechunk.events import Advanced, Committed, Failed, Finished, Started, UnitFailed, UnitFinished
 from icechunk.shelf import Shelf
 from tests.peer import run_peer
 
@@ -93,6 +93,48 @@ def stopped_job(repo, source, kind=UnitFinished, count=2, **kwargs):
 
 
 # -- writing ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("units_at_once", [1, 3])
+def test_how_far_a_job_is_is_told_after_each_block(units_at_once):
+    events = []
+    job = Ingest(
+        new_repo(), "main", field(), unit_size=8, compute_kwargs=SYNC, progress=events.append,
+        units_at_once=units_at_once,
+    )  # fmt: skip
+    summary = job.run()
+    amounts = [event.done for event in events if isinstance(event, Advanced)]
+    assert max(amount.units for amount in amounts) == 4
+    assert amounts[-1] == events[-1].done
+    assert amounts[-1].size_bytes == summary.report.size_bytes
+    assert len({amount.size_bytes for amount in amounts}) > 4, "also within a unit"
+    sizes = [amount.size_bytes for amount in amounts]
+    assert sizes == sorted(sizes)
+
+
+def test_a_summary_shows_what_was_looked_at():
+    job = {"compute_kwargs": SYNC, "unit_size": 8}
+    plain = Ingest(new_repo(), "main", field(), **job).run()
+    assert str(plain).endswith("0 missing")
+    summary = Ingest(new_repo(), "main", field(), read_back="all", **job).run()
+    blocks = summary.proof.blocks_read_back
+    assert blocks > 0
+    assert str(summary).endswith(f"0 missing, {blocks} blocks read back")
+    shown = summary._repr_html_()
+    assert "<td" in shown
+    assert f"<p>Complete in snapshot {summary.proof.snapshot_id}: " in shown
+
+
+def test_a_resumed_job_goes_on_where_it_was():
+    repo = new_repo()
+    stopped_job(repo, field(), unit_size=8)
+    events = []
+    Ingest.resume(repo, "job", field(), compute_kwargs=SYNC, progress=events.append)
+    started = next(event for event in events if isinstance(event, Started))
+    amounts = [event.done for event in events if isinstance(event, Advanced)]
+    assert started.done.units == 2
+    assert amounts[0].size_bytes > started.done.size_bytes
+    assert amounts[-1].units == 4
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -321,7 +363,36 @@ def test_a_unit_that_fails_is_tried_again():
     with pytest.raises(OSError, match="tired") as caught:
         Ingest(repo, "main", ds, group="g", retries=0, job_id="j", compute_kwargs=SYNC).run()
     assert any("while writing unit-0" in note for note in caught.value.__notes__)
-    assert any("Ingest.resume(repo, 'j')" in note for note in caught.value.__notes__)
+    assert any("Ingest.resume(repo, 'j', source)" in note for note in caught.value.__notes__)
+
+
+def test_units_that_are_under_way_when_a_job_stops_end_unheard(caplog):
+    """They filled the terminal with errors of a cluster that was gone, after the last word."""
+    go_on = threading.Event()
+
+    def meet(block):
+        if block.size and block.flat[0] == 80:
+            raise OSError("the disk is tired")
+        if block.size and block.flat[0] == 120:
+            assert go_on.wait(60)
+            raise OSError("there is no disk any more")
+        return block
+
+    ds = field(4, 16)
+    ds["t"] = ds["t"].copy(data=ds["t"].data.map_blocks(meet, meta=np.empty((0, 0), "i4")))
+    events = []
+    job = Ingest(
+        new_repo(), "main", ds[["t"]], unit_size=4, units_at_once=3, retries=0,
+        compute_kwargs=SYNC, progress=events.append,
+    )  # fmt: skip
+    with pytest.raises(OSError, match="tired"):
+        job.run()
+    go_on.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("icechunk-ingest"):
+            thread.join(60)
+    assert isinstance(events[-1], Failed)
+    assert "any more" not in caplog.text
 
 
 def test_two_processes_on_one_job_commit_each_unit_once():

@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 import zarr
 
+import icechunk as ic
 from icechunk.dask import plan_write
 from icechunk.errors import InvalidInputError
 
@@ -45,6 +46,14 @@ def test_counts_and_totals():
     assert plan.size_bytes == 1600 + 80 + 160
     assert (plan.write_tasks, plan.merge_tasks, plan.largest_block_bytes) == (4, 1, 400)
     assert plan.problems == ()
+
+
+def test_what_is_no_mode_and_no_session():
+    repo = ic.Repository.create(ic.in_memory_storage())
+    with pytest.raises(InvalidInputError, match=r"mode='x': expected 'w', 'w-', 'a', 'a-', 'r\+'"):
+        plan_write(weather(), mode="x")
+    with pytest.raises(TypeError, match="into a session, not into Repository"):
+        plan_write(weather(), repo)
 
 
 def test_a_plan_computes_nothing():

@@ -331,7 +331,7 @@ def test_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def no_locks(fd: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(_file_lock, "_try_lock", no_locks)
+    monkeypatch.setattr(_file_lock, "try_lock", no_locks)
     with pytest.raises(StorageError, match="has no file locks") as caught:
         run(storage.put_if_unchanged("repo", b"2", version))
     assert caught.value.kind == "storage-config"

@@ -103,6 +103,36 @@ def test_a_conflict_is_one_writers_own(repo: ic.Repository) -> None:
     assert (report.committed, report.refused) == (3, 1)
 
 
+class WatchedStorage(FaultyStorage):
+    """Counts how often a transaction log is read."""
+
+    logs_read = 0
+
+    async def get(self, key: str, *args: Any, **kwargs: Any) -> bytes:
+        self.logs_read += key.startswith("transactions/")
+        return await super().get(key, *args, **kwargs)
+
+
+def test_forks_of_one_old_base_are_not_held_against_each_commit_since() -> None:
+    storage = WatchedStorage(ic.in_memory_storage())
+    repo = filled(ic.Repository.create(storage))
+    base = repo.writable_session("main")
+    storage.logs_read = 0
+    with CommitQueue(repo, "main") as queue:
+        for chunk in range(24):
+            fork = base.fork()
+            zarr.open_array(fork.store, path="a", mode="r+")[chunk * 10 : chunk * 10 + 10] = chunk
+            queue.submit(fork, f"chunk {chunk}").result()
+        assert len(commits(repo)) == 24
+        assert storage.logs_read <= 24
+        late = base.fork()
+        zarr.open_array(late.store, path="a", mode="r+")[30:40] = 99
+        with pytest.raises(ic.RebaseFailedError) as caught:
+            queue.submit(late, "late").result()
+    assert [c.conflicted_chunks for c in caught.value.conflicts] == [[[3]]]
+    assert values(repo)[:24] == list(range(24))
+
+
 @pytest.mark.parametrize(("selection", "kept"), [("UseOurs", 2), ("UseTheirs", 1)])
 def test_a_solver_decides_in_the_order_of_handing_in(
     repo: ic.Repository, selection: str, kept: int

@@ -199,6 +199,24 @@ def test_garbage_collection_knows_live_shelves() -> None:
     assert not run(shelf.records())
 
 
+def test_items_whose_keeper_died_before_the_record_are_collected() -> None:
+    storage = AgedStorage()
+    repo, item = changed(storage)
+    shelf = Shelf(storage)
+    run(shelf.create(record("kept")))
+    for shelf_id in ("dead", "kept"):
+        run(shelf.put(shelf_id, item))
+    run(storage.age(HOUR_US * 3))
+    run(shelf.put("beginning", item))
+    an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    repo.garbage_collect(an_hour_ago, dry_run=True)
+    assert run(shelf.names("dead"))
+    repo.garbage_collect(an_hour_ago)
+    assert not run(shelf.names("dead"))
+    assert run(shelf.names("kept"))
+    assert run(shelf.names("beginning")), "its record may still come"
+
+
 def test_garbage_collection_stops_at_a_damaged_shelf() -> None:
     storage = AgedStorage()
     repo, item = changed(storage)

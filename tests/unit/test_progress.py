@@ -121,6 +121,29 @@ def test_a_bar_in_a_terminal():
     assert re.search(r"/s, in \d+\.\d s", text)
 
 
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
+def test_a_bar_stays_on_its_line(width):
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    total = Amount(size_bytes=24 * 10**6, chunks=1000, units=15)
+    done = Amount(size_bytes=16 * 10**6, chunks=666, units=11)
+    bar = ProgressBar(console)
+    bar(Started(job_id="j", label="ingesting", total=total))
+    bar._drawn = 0.0
+    bar(Advanced(job_id="j", done=done))
+    bar.close()
+    picture = console.file.getvalue()
+    assert picture.count("\n") == 1, "the one at the end"
+    assert "16.0 MB of 24.0 MB" in picture or width < 60
+
+
+def test_the_rate_is_of_what_was_done_this_time():
+    state = BarState(Started(job_id="j", label="ingesting", total=TOTAL, done=HALF))
+    assert not any("/s" in text for text in state.texts())
+    state.done = HALF + Amount(size_bytes=1)
+    state._began = (state._began[0] - 100, state._began[1])
+    assert "0 B/s" in state.texts()
+
+
 def test_one_line_where_there_is_no_terminal():
     console = Console(file=io.StringIO(), width=1000)
     run(ProgressBar(console))

@@ -46,6 +46,22 @@ def test_zarr_store_parameters():
     assert wanted <= set(inspect.signature(ZarrStore.open_group).parameters)
 
 
+def test_what_a_plan_is_refused_for():
+    store = MemoryStore()
+    ds = xr.Dataset({"m": ("x", np.arange(4.0))})
+    ds.to_zarr(store, consolidated=False, zarr_format=3)
+    how = {"group": None, "region": None, "safe_chunks": True}
+    opened = _compat.open_zarr_store(store, mode="a", append_dim="x", **how)
+    _compat.check_plan(ds, opened, {})
+    with pytest.raises(KeyError, match="y"):
+        _compat.check_plan(ds, opened, {"y": {}})
+    with pytest.raises(ValueError, match="already exists, but encoding"):
+        _compat.check_plan(ds, opened, {"m": {}})
+    opened = _compat.open_zarr_store(store, mode="a", append_dim="z", **how)
+    with pytest.raises(ValueError, match="append_dim='z' does not match any existing"):
+        _compat.check_plan(ds, opened, {})
+
+
 def test_the_collector_stands_in_for_an_array_writer():
     theirs = list(inspect.signature(ArrayWriter.add).parameters)
     ours = list(inspect.signature(BlockCollector.add).parameters)

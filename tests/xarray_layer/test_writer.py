@@ -342,3 +342,45 @@ def test_a_tree_is_told_to_come_node_by_node(repo):
 def test_who_gives_a_repository_is_told_to_open_a_session(repo):
     with pytest.raises(TypeError, match=r"not into Repository.*writable_session"):
         to_icechunk(xr.Dataset({"v": ("x", [1])}), repo)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"mode": "x"},
+        {"group": "absent", "region": {"x": slice(0, 2)}},
+        {"group": "absent", "append_dim": "x"},
+        {"group": "g", "append_dim": "tmie"},
+        {"group": "g", "region": {"x": slice(0, 2)}, "append_dim": "x"},
+        {"group": "g"},
+        {"group": "h", "encoding": {"tpyo": {"chunks": (1,)}}},
+        {"group": "g", "mode": "a", "encoding": {"v": {"chunks": (1,)}}},
+    ],
+)
+def test_a_plan_is_refused_where_writing_is(how):
+    """It said that all was well."""
+    repo = icechunk.Repository.create(icechunk.in_memory_storage())
+    ds = xr.Dataset({"v": ("x", [1, 2])})
+    session = repo.writable_session("main")
+    to_icechunk(ds, session, group="g")
+    session.commit("g")
+    before = repo.storage.list_objects()
+    refusals = []
+    for plan in (True, False):
+        session = repo.writable_session("main")
+        with pytest.raises((ValueError, KeyError, OSError)) as caught:
+            to_icechunk(ds, session, plan=plan, **how)
+        assert not session.has_uncommitted_changes
+        refusals.append((type(caught.value), str(caught.value).partition("snapshot_id")[0]))
+    assert refusals[0] == refusals[1]
+    assert repo.storage.list_objects() == before
+
+
+def test_a_plan_sees_what_its_session_changed_and_leaves_it_alone():
+    repo = icechunk.Repository.create(icechunk.in_memory_storage())
+    ds = xr.Dataset({"v": ("x", [1, 2])})
+    session = repo.writable_session("main")
+    to_icechunk(ds, session, group="g")
+    assert to_icechunk(ds, session, group="g", mode="r+", plan=True).variables[0].exists
+    to_icechunk(ds, session, group="g", mode="w", plan=True)
+    assert xr.open_zarr(session.store, group="g", consolidated=False).v.values.tolist() == [1, 2]

@@ -1,7 +1,15 @@
 """Ingestion jobs: writing large sources in units that survive any process."""
 
 from icechunk.dask.ingest.job import Ingest
-from icechunk.dask.ingest.jobs import JobCommit, JobInfo, JobState, list_jobs, remove_job, show_job
+from icechunk.dask.ingest.jobs import (
+    JobCommit,
+    JobInfo,
+    JobState,
+    list_jobs,
+    recorded_paths,
+    remove_job,
+    show_job,
+)
 from icechunk.dask.ingest.proof import Proof
 from icechunk.dask.ingest.sources import Files
 from icechunk.dask.ingest.summary import JobSummary
@@ -17,6 +25,7 @@ __all__ = [
     "JobSummary",
     "Proof",
     "list_jobs",
+    "recorded_paths",
     "remove_job",
     "show_job",
 ]

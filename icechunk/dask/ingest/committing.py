@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from icechunk._io.loop import run
 from icechunk.assets.refs import pauses
 from icechunk.core.changes import ChangeSet
 from icechunk.core.merge import ChunkPolicy, merge_changes
@@ -20,13 +21,14 @@ from icechunk.dask.ingest.jobs import METADATA_KEY, JobCommit, units_of
 from icechunk.dask.ingest.units import parse_ranges, ranges_text
 from icechunk.distributed import fork_at
 from icechunk.errors import ConflictError, ErrorKind, SessionStateError
-from icechunk.ids import ObjectId, parse_object_id
+from icechunk.ids import parse_object_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from icechunk.repository import Repository
     from icechunk.session import Session
+    from icechunk.snapshots import SnapshotInfo
 
 _logger = logging.getLogger(__name__)
 
@@ -52,6 +54,8 @@ class CommitPlan:
         The arrays that the job makes; part of its first commit.
     units : int
         How many units it has altogether.
+    paths : frozenset of str
+        Arrays that units write.
     """
 
     job_id: str
@@ -61,6 +65,7 @@ class CommitPlan:
     base: str
     setup: ChangeSet
     units: int
+    paths: frozenset[str]
 
 
 class Committer:
@@ -74,13 +79,25 @@ class Committer:
         What the commits have in common.
     recorded : list of JobCommit
         What the job's record has; used where the history before them is not there any more.
+    lies_on : str or None
+        What the record has of `lies_on`.
     """
 
-    def __init__(self, repo: Repository, plan: CommitPlan, recorded: list[JobCommit]) -> None:
+    def __init__(
+        self,
+        repo: Repository,
+        plan: CommitPlan,
+        recorded: list[JobCommit],
+        lies_on: str | None = None,
+    ) -> None:
         self._repo = repo
         self._plan = plan
         self._recorded = recorded
         self.commits: list[JobCommit] = []
+        self.lies_on = plan.base
+        self._recorded_lies_on = lies_on
+        # Whether nothing that others committed up to the last look can conflict with a unit.
+        self._is_clear = True
         # How many commits of the job there are at a snapshot, where that is known.
         self._known = {plan.base: 0} | {c.snapshot_id: n for n, c in enumerate(recorded, 1)}
 
@@ -122,27 +139,32 @@ class Committer:
             Kind ``commit-conflict``; others were faster every time.
         """
         waits = pauses(_TRIES, _TRIES_WITHOUT_WAIT, _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS)
-        for pause in waits:
-            time.sleep(pause)
-            session = self._repo.writable_session(self._plan.branch)
-            self._read_history(session.snapshot_id)
-            left = {number: units[number] for number in sorted(units.keys() - self.done)}
-            if not left and (self.commits or self._plan.setup.is_empty()):
-                return None
-            try:
-                snapshot_id = self._commit_on(session, left)
-            except ConflictError as e:
-                if e.kind != ErrorKind.COMMIT_CONFLICT:
-                    raise
-                lost = e
-                continue
-            made = JobCommit(snapshot_id=snapshot_id, units=frozenset(left))
-            self.commits.append(made)
-            self._known[snapshot_id] = len(self.commits)
-            text = ranges_text(left)
-            _logger.info("job %s: commit %s holds units %s", self._plan.job_id, snapshot_id, text)
-            return made
+        lost: ConflictError | None = None
+        with self._repo.storage.line(self._plan.branch) as line:
+            for pause in waits:
+                if not run(line.turn(lost=lost is not None)):
+                    time.sleep(pause)
+                session = self._repo.writable_session(self._plan.branch)
+                self._read_history(session.snapshot_id)
+                left = {number: units[number] for number in sorted(units.keys() - self.done)}
+                if not left and (self.commits or self._plan.setup.is_empty()):
+                    return None
+                try:
+                    return self._committed(self._commit_on(session, left), left)
+                except ConflictError as e:
+                    if e.kind != ErrorKind.COMMIT_CONFLICT:
+                        raise
+                    lost = e
+        assert lost is not None, "there is at least one attempt"
         raise lost
+
+    def _committed(self, snapshot_id: str, units: Mapping[int, ChangeSet]) -> JobCommit:
+        made = JobCommit(snapshot_id=snapshot_id, units=frozenset(units))
+        self._append(made)
+        self._known[snapshot_id] = len(self.commits)
+        text = ranges_text(units)
+        _logger.info("job %s: commit %s holds units %s", self._plan.job_id, snapshot_id, text)
+        return made
 
     def _commit_on(self, session: Session, units: Mapping[int, ChangeSet]) -> str:
         plan = self._plan
@@ -156,9 +178,13 @@ class Committer:
                 path_of=lambda node_id: _path_in(session, plan.setup, node_id),
                 policy=ChunkPolicy.ERROR,
             )
-        fork = fork_at(session, self._lies_on(), changes=changes)
+        fork = fork_at(session, parse_object_id(self.lies_on), changes=changes)
         try:
             session.merge(fork, on_chunk_conflict=ChunkPolicy.ERROR)
+        except ConflictError as e:
+            if e.kind != ErrorKind.COMMIT_CONFLICT:
+                raise
+            raise self._astray() from e  # nobody was faster: what the units lie on is gone
         finally:
             fork.mark_carried()  # the shelf has everything
         named = {"job": plan.job_id, "units": ranges_text(units), "of": plan.units}
@@ -167,33 +193,56 @@ class Committer:
             message = f"{message} ({len(self.done) + len(units)} of {plan.units} units)"
         return session.commit(message, {**plan.metadata, METADATA_KEY: named}, allow_empty=True)
 
-    def _lies_on(self) -> ObjectId:
-        """Return the snapshot that units lie on: the first that has the arrays of the job."""
-        on_base = not self.commits or self._plan.setup.is_empty()
-        return parse_object_id(self._plan.base if on_base else self.commits[0].snapshot_id)
-
     def _read_history(self, tip: str) -> None:
         """Find the job's commits from a snapshot back to where the history is known."""
-        found: list[JobCommit] = []
+        new: list[SnapshotInfo] = []
         for info in self._repo.ancestry(snapshot_id=tip):
             known = self._known.get(info.id)
             if known is not None:
                 self._continue_from(known)
                 break
+            new.append(info)
+        else:
+            raise self._astray()
+        for info in reversed(new):
             named = info.metadata.get(METADATA_KEY)
             if isinstance(named, dict) and named.get("job") == self._plan.job_id:
                 units = frozenset(parse_ranges(str(named["units"])))
-                found.append(JobCommit(snapshot_id=info.id, units=units))
-        else:
-            raise self._astray()
-        self.commits += reversed(found)
+                self._append(JobCommit(snapshot_id=info.id, units=units))
+            else:
+                self._pass(info.id)
         self._known[tip] = len(self.commits)
 
     def _continue_from(self, known: int) -> None:
-        if not self.commits:
+        if not self.commits and known:
             self.commits = list(self._recorded[:known])
+            self.lies_on = self._recorded_lies_on or self.commits[0].snapshot_id
+            self._is_clear = self.lies_on == self.commits[-1].snapshot_id
         elif known != len(self.commits):
             raise self._astray()
+
+    def _append(self, commit: JobCommit) -> None:
+        """Take note of a commit of the job.
+
+        No two units have a chunk in common. So what is not committed yet lies on the newest commit
+        as well, as long as others did nothing that has to be compared with it.
+        """
+        begins = not self.commits and not self._plan.setup.is_empty()
+        self.commits.append(commit)
+        if begins or self._is_clear:
+            self.lies_on, self._is_clear = commit.snapshot_id, True
+
+    def _pass(self, snapshot_id: str) -> None:
+        """Take note of a commit of somebody else, which may be compared with every unit to come."""
+        if not self._is_clear or not (self.commits or self._plan.setup.is_empty()):
+            return
+        before = self._repo.readonly_session(snapshot_id=self.lies_on).checkout
+        log = run(before.assets.transaction_log(parse_object_id(snapshot_id)))
+        found = [before.base.nodes.get(path) for path in self._plan.paths]
+        if log.moved_nodes or log.touches({node.id for node in found if node is not None}):
+            self._is_clear = False
+        else:
+            self.lies_on = snapshot_id
 
     def _astray(self) -> SessionStateError:
         plan = self._plan

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from icechunk._io.loop import run
 from icechunk.dask.ingest.jobs import JOB_KIND, JobState, job_record
 from icechunk.dask.ingest.layout import Layout, Placing, lay_out
-from icechunk.dask.ingest.sources import source_again, source_of
+from icechunk.dask.ingest.running import Job, Running
+from icechunk.dask.ingest.sources import FileSource, source_again, source_of
 from icechunk.dask.ingest.summary import JobSummary
 from icechunk.dask.ingest.units import CommitEvery
-from icechunk.dask.ingest.work import Job, Running, Work
+from icechunk.dask.ingest.work import Work
 from icechunk.dask.store import checked_store_kwargs
 from icechunk.errors import AlreadyExistsError, ErrorKind, InvalidInputError, NotFoundError
 from icechunk.format.values import plain_value
@@ -200,9 +201,11 @@ class Ingest:
         except NotFoundError:
             pass
         else:
+            again = "" if isinstance(self._source, FileSource) else ", source"
             raise AlreadyExistsError(
-                f"there is a job {self.job_id} already: Ingest.resume(repo, {self.job_id!r}) goes "
-                "on with it. Or choose another job_id.",
+                f"there is a job {self.job_id} already: "
+                f"Ingest.resume(repo, {self.job_id!r}{again}) goes on with it. Or choose another "
+                "job_id.",
                 ErrorKind.NOT_ALLOWED,
             )
         session = self._repo.writable_session(self._terms["branch"])

@@ -140,6 +140,16 @@ def job_record(repo: Repository, job_id: str) -> ShelfRecord:
     return record
 
 
+def recorded_paths(repo: Repository, job_id: str) -> list[str]:
+    """Return the files that a job reads; none when it reads datasets, or has finished."""
+    record = job_record(repo, job_id)
+    try:
+        plan = run(Shelf(repo.storage).item(job_id, record.facts["plan"]))
+    except NotFoundError:
+        return []
+    return [str(path) for path in plan.facts["source"].get("paths", ())]
+
+
 def list_jobs(repo: Repository) -> list[JobInfo]:
     """Return the jobs that are kept beside a repository, oldest first.
 

@@ -107,14 +107,19 @@ class Layout:
             given[name] = tuple(given[name])
         return cls(**given, units=units)
 
+    def paths(self) -> list[str]:
+        """Return the paths of the arrays that units write."""
+        group = (self.group or "").strip("/")
+        names = (*self.names, *self.static_names)
+        return [f"/{group}/{name}" if group else f"/{name}" for name in names]
+
     def chunks_in(self, session: Session) -> int:
         """Return how many chunks the job's variables have in the range that it writes."""
         total = 0
         length = sum(self.lengths)
-        for name in (*self.names, *self.static_names):
-            array = zarr.open_array(
-                session.store, path=f"{(self.group or '').strip('/')}/{name}".strip("/"), mode="r"
-            )
+        for path in self.paths():
+            name = path.rpartition("/")[2]
+            array = zarr.open_array(session.store, path=path.strip("/"), mode="r")
             names = getattr(array.metadata, "dimension_names", None) or ()
             spans = [
                 (self.at, self.at + length) if dim == self.dim and name in self.names else (0, size)

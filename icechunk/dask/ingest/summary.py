@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,13 +70,23 @@ class JobSummary:
         )
 
     def __str__(self) -> str:
+        return f"{self.report}\n{self._proof_text()}"
+
+    def _repr_html_(self) -> str:
+        return f"{self.report._repr_html_()}<p>{html.escape(self._proof_text())}</p>"
+
+    def _proof_text(self) -> str:
         proof = self.proof
+        looked = (
+            (proof.objects_checked, "object", "looked up"),
+            (proof.blocks_read_back, "block", "read back"),
+        )
+        more = "".join(f", {count_text(n, noun)} {verb}" for n, noun, verb in looked if n)
         return (
-            f"{self.report}\n"
             f"Complete in snapshot {proof.snapshot_id}: "
             f"{count_text(proof.expected, 'chunk')} expected, {proof.present:,} stored, "
             f"{proof.fill:,} all fill value, {proof.replaced:,} replaced since, "
-            f"{proof.missing:,} missing"
+            f"{proof.missing:,} missing{more}"
         )
 
 

@@ -7,10 +7,9 @@ import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
-
-from distributed import default_client
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
 
 from icechunk._io.loop import run
 from icechunk._units import bytes_text, count_text, seconds_text
@@ -18,8 +17,9 @@ from icechunk.core.changes import ChangeSet
 from icechunk.dask.checksums import BlockChecksum
 from icechunk.dask.ingest.committing import CommitPlan, Committer
 from icechunk.dask.ingest.jobs import JobCommit, JobState
-from icechunk.dask.ingest.layout import Layout, boxes_of, open_group, unit_writes
+from icechunk.dask.ingest.layout import boxes_of, open_group, unit_writes
 from icechunk.dask.ingest.proof import ArrayPart, Proof, lost_chunks, part_of, prove, read_back
+from icechunk.dask.ingest.sources import FileSource
 from icechunk.dask.ingest.summary import JobSummary, report_of
 from icechunk.dask.ingest.units import CommitEvery
 from icechunk.dask.store import pending_write
@@ -32,6 +32,8 @@ from icechunk.errors import (
     StorageError,
 )
 from icechunk.events import (
+    NOTHING,
+    Advanced,
     Amount,
     Committed,
     Failed,
@@ -47,74 +49,19 @@ from icechunk.ops import UpdateType
 from icechunk.shelf import Shelf, ShelfItem, ShelfRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from icechunk.dask.ingest.sources import Source
+    from icechunk.dask.ingest.running import Job, Running
     from icechunk.dask.ingest.units import Unit
     from icechunk.events import Event, Observer
     from icechunk.repository import Repository
 
 _logger = logging.getLogger(__name__)
 
-_UNITS_ON_A_CLUSTER: Final = 4
 # How far the clocks of two machines may be apart; unit: microseconds.
 _CLOCKS_APART_US: Final = 3_600_000_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
-    """How a job runs this time; nothing of it is recorded.
-
-    Parameters
-    ----------
-    units_at_once : int or None
-        Units written at the same time; None for 4 on a distributed cluster, else 1.
-    retries : int
-        How often a unit that failed is tried again.
-    observer : Observer
-        Is told what happens.
-    compute_kwargs : mapping
-        Passed to ``dask.compute``.
-    """
-
-    units_at_once: int | None = None
-    retries: int = 1
-    observer: Observer = ignored
-    compute_kwargs: Mapping[str, Any] = field(default_factory=dict)
-
-    def threads(self) -> int:
-        """Return how many units to write at the same time."""
-        if self.units_at_once is not None:
-            return self.units_at_once
-        if "scheduler" in self.compute_kwargs:
-            return 1
-        try:
-            default_client()
-        except ValueError:
-            return 1
-        return _UNITS_ON_A_CLUSTER
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A recorded job, and what it reads.
-
-    Parameters
-    ----------
-    record : ShelfRecord
-        As it was when it was read.
-    layout : Layout
-        Where everything goes.
-    setup : ShelfItem
-        The arrays that it makes.
-    source : Source
-        What it reads.
-    """
-
-    record: ShelfRecord
-    layout: Layout
-    setup: ShelfItem
-    source: Source
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
 
 
 class Work:
@@ -154,8 +101,10 @@ class Work:
                 base=id_text(base),
                 setup=setup,
                 units=len(job.layout.units),
+                paths=frozenset(job.layout.paths()),
             ),
             [JobCommit.from_facts(commit) for commit in facts["commits"]],
+            facts.get("lies_on"),
         )
         self._commit_every = CommitEvery(**facts["commit_every"])
         session = repo.writable_session(facts["branch"])
@@ -163,9 +112,14 @@ class Work:
         self._there = open_group(self._origin, job.layout.group, job.source)
         self._items: dict[int, ShelfItem] = {}
         self._telling = threading.Lock()
+        # What is written by now: of finished units, and of those under way.
+        self._done = Amount()
+        self._under_way: dict[int, Amount] = {}
+        # After that, units that are still under way end unheard.
+        self._stopped = False
         self._retries = 0
         # Up to where the operations log was read, and whether it had a garbage collection.
-        self._log_read_to = job.record.created_at_us
+        self._log_read_to = job.record.created_at_us - _CLOCKS_APART_US
         self._collected = False
         self._began = time.monotonic()
 
@@ -210,10 +164,10 @@ class Work:
             "job %s: %d of %d units are written, %d are committed",
             self.job_id, len(kept), len(units), len(self._committer.done),
         )  # fmt: skip
-        done = sum(map(_amount, self._items.values()), Amount())
+        self._done = self._amount(self._items)
         run(self._shelf.update(self.job_id, _running_again))
         total = Amount(units=len(units), size_bytes=self._job.layout.size_bytes)
-        self._tell(Started(job_id=self.job_id, label="ingesting", total=total, done=done))
+        self._tell(Started(job_id=self.job_id, label="ingesting", total=total, done=self._done))
 
     def _write_and_commit(self) -> None:
         units = self._job.layout.units
@@ -221,19 +175,23 @@ class Work:
             done = self._committer.done
             left = [u for u in units if u.index not in self._items and u.index not in done]
             last_commit = time.monotonic()
-            for _ in self._written(left):
-                waiting = self._waiting()
+            waiting = self._amount(self._waiting())
+            for unit in self._written(left):
+                waiting += _amount(self._items[unit.index])
                 if self._commit_every.is_due(
-                    units=len(waiting),
-                    size_bytes=sum(_amount(self._items[i]).size_bytes for i in waiting),
+                    units=waiting.units,
+                    size_bytes=waiting.size_bytes,
                     seconds=time.monotonic() - last_commit,
                 ):
-                    self._commit(self._with_all_chunks(waiting))
-                    last_commit = time.monotonic()
+                    self._commit(self._with_all_chunks(self._waiting()))
+                    last_commit, waiting = time.monotonic(), Amount()
             whole = self._with_all_chunks(self._waiting())
             if len(self._committer.done) + len(whole) == len(units):
                 self._commit(whole)
                 return
+
+    def _amount(self, indices: Iterable[int]) -> Amount:
+        return sum((_amount(self._items[index]) for index in indices), Amount())
 
     def _waiting(self) -> list[int]:
         return sorted(self._items.keys() - self._committer.done)
@@ -273,8 +231,11 @@ class Work:
             try:
                 item = self._write_once(unit)
             except Exception as e:
+                if self._stopped:
+                    raise
                 again = attempt <= self._running.retries and _may_pass(e)
                 _logger.warning("job %s %s (%s): %s", self.job_id, unit.unit_id, label, e)
+                self._advance(unit, None)
                 self._tell(
                     UnitFailed(
                         job_id=self.job_id,
@@ -301,6 +262,7 @@ class Work:
                     job_id=self.job_id, unit_id=unit.unit_id, amount=amount, seconds=seconds
                 )
             )
+            self._advance(unit, None, finished=amount)
             return item
 
     def _write_once(self, unit: Unit) -> ShelfItem:
@@ -312,7 +274,7 @@ class Work:
                 fork,
                 compute_kwargs=self._running.compute_kwargs,
                 checksums=self._job.record.facts["read_back"] is not None,
-            ).compute()
+            ).compute(progress=self._watched(unit))
             changes = fork.checkout.changes
             if changes.new_nodes or changes.updated or changes.deleted:
                 raise InternalError(
@@ -393,9 +355,9 @@ class Work:
             return True  # nothing is recorded about it
         latest = self._log_read_to
         for update in () if self._collected else self._repo.ops_log():
-            at_us = int(update.updated_at.timestamp() * 1e6)
+            at_us = (update.updated_at - _EPOCH) // _MICROSECOND
             latest = max(latest, at_us)
-            if at_us < self._log_read_to - _CLOCKS_APART_US:
+            if at_us < self._log_read_to:  # an entry is never older than the one before it
                 break
             if isinstance(update.kind, UpdateType.GCRan):
                 self._collected = True
@@ -404,12 +366,15 @@ class Work:
         return self._collected
 
     def _record_commits(self) -> None:
-        commits = [commit.facts() for commit in self._committer.commits]
+        commits = self._committer.commits
 
         def change(record: ShelfRecord) -> ShelfRecord:
-            if len(record.facts["commits"]) > len(commits):
+            known = record.facts["commits"]
+            if len(known) > len(commits):
                 return record  # written by somebody who has seen more
-            return replace(record, facts={**record.facts, "commits": commits})
+            new = [commit.facts() for commit in commits[len(known) :]]
+            seen = {"commits": [*known, *new], "lies_on": self._committer.lies_on}
+            return replace(record, facts={**record.facts, **seen})
 
         run(self._shelf.update(self.job_id, change))
 
@@ -448,7 +413,7 @@ class Work:
         run(self._shelf.update(self.job_id, change))
         run(self._shelf.discard(self.job_id, list(run(self._shelf.names(self.job_id)))))
         _logger.info("job %s: finished, %d chunks are there", self.job_id, proof.expected)
-        done = sum(map(_amount, self._items.values()), Amount())
+        done = self._amount(self._items)
         self._tell(Finished(job_id=self.job_id, done=done, seconds=report.seconds))
         return summary
 
@@ -489,6 +454,8 @@ class Work:
 
     def _note_failure(self, error: BaseException) -> None:
         text = f"{type(error).__name__}: {error}".rstrip(": ")
+        with self._telling:
+            self._stopped = True
         _logger.error("job %s: %s", self.job_id, text)
 
         def change(record: ShelfRecord) -> ShelfRecord:
@@ -499,14 +466,42 @@ class Work:
             run(self._shelf.update(self.job_id, change))
         except Exception as e:  # noqa: BLE001 # the first error is the one to be told
             _logger.warning("job %s: its record could not be changed: %s", self.job_id, e)
-        done = sum(map(_amount, self._items.values()), Amount())
+        done = self._amount(self._items)
         seconds = time.monotonic() - self._began
-        self._tell(Failed(job_id=self.job_id, error=text, done=done, seconds=seconds))
-        error.add_note(f"Its units are kept: Ingest.resume(repo, {self.job_id!r}) goes on.")
+        failed = Failed(job_id=self.job_id, error=text, done=done, seconds=seconds)
+        with self._telling:
+            self._running.observer(failed)
+        again = "" if isinstance(self._job.source, FileSource) else ", source"
+        error.add_note(f"Its units are kept: Ingest.resume(repo, {self.job_id!r}{again}) goes on.")
+
+    def _watched(self, unit: Unit) -> Observer | None:
+        """Return what follows the tasks of a unit; nothing, when nobody looks."""
+        if self._running.observer is ignored:
+            return None
+
+        def observe(event: Event) -> None:
+            if isinstance(event, Advanced):
+                self._advance(unit, event.done)
+
+        return observe
+
+    def _advance(self, unit: Unit, so_far: Amount | None, finished: Amount = NOTHING) -> None:
+        """Tell how far all of it is, now that a unit got further or is no longer under way."""
+        with self._telling:
+            if self._stopped:
+                return
+            self._done += finished
+            if so_far is None:
+                self._under_way.pop(unit.index, None)
+            else:
+                self._under_way[unit.index] = so_far
+            done = sum(self._under_way.values(), self._done)
+            self._running.observer(Advanced(job_id=self.job_id, done=done))
 
     def _tell(self, event: Event) -> None:
         with self._telling:
-            self._running.observer(event)
+            if not self._stopped:
+                self._running.observer(event)
 
 
 @contextmanager
