@@ -23,6 +23,7 @@ from icechunk.dask.ingest import (
     show_job,
 )
 from icechunk.errors import IcechunkError, NotFoundError
+from icechunk.inputs.sources import open_source
 from icechunk.progress import shown
 from icechunk.shelf import record_key
 
@@ -58,6 +59,7 @@ def run_job(request: IngestRequest, terms: JobTerms, output: Output) -> None:
         if known.state == "finished":
             output.say(f"job {terms.name} has finished already; nothing is left to write")
     else:
+        _require_readable(request)
         repository = repository_for(request, output)
         branch = request.branch
         branch_tip(repository, branch)
@@ -81,6 +83,17 @@ def run_job(request: IngestRequest, terms: JobTerms, output: Output) -> None:
         f"  {request.location}, {count_text(proof.expected, 'chunk')}, none missing, "
         f"{seconds_text(seconds)}"
     )
+
+
+def _require_readable(request: IngestRequest) -> None:
+    """Look at the first source: one that is not there is refused before anything is created."""
+    dataset, _ = open_source(
+        request.sources[0],
+        engine=request.engine,
+        options=request.open_options,
+        decode=request.decode,
+    )
+    dataset.close()
 
 
 def _summary(

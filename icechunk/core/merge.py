@@ -13,7 +13,7 @@ import numpy as np
 
 from icechunk.core.changes import ChangeSet
 from icechunk.core.spans import spans_text
-from icechunk.errors import ErrorKind, SessionStateError
+from icechunk.errors import ErrorKind, InvalidInputError, SessionStateError
 from icechunk.format.chunk_table import share_coordinates
 
 if TYPE_CHECKING:
@@ -35,6 +35,12 @@ class ChunkPolicy(StrEnum):
 
     ERROR = "error"
     """The merge fails and names the array and the chunks."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> ChunkPolicy:
+        raise InvalidInputError(
+            f"on_chunk_conflict={value!r} is none of {', '.join(cls)}.", ErrorKind.NOT_ALLOWED
+        )
 
 
 def merge_changes(

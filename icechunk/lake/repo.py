@@ -317,11 +317,7 @@ class AsyncRepo(AsyncRefs, AsyncVirtualRepo):
         ConflictError
             The branch moved, and ``auto_ff`` is off.
         """
-        if on_chunk_conflict not in set(ChunkPolicy):
-            raise InvalidInputError(
-                f"on_chunk_conflict={on_chunk_conflict!r} is none of {', '.join(ChunkPolicy)}.",
-                ErrorKind.NOT_ALLOWED,
-            )
+        policy = ChunkPolicy(on_chunk_conflict)
         session = await self._writing()
         durable = session.durable
         branch = durable.require_branch()
@@ -330,7 +326,7 @@ class AsyncRepo(AsyncRefs, AsyncVirtualRepo):
             message,
             author_metadata(self._author),
             auto_ff=auto_ff,
-            policy=ChunkPolicy(on_chunk_conflict),
+            policy=policy,
         )
         if done is not None or not checkout_for_writing:
             await self.checkout(branch, for_writing=checkout_for_writing)

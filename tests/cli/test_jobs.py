@@ -84,6 +84,8 @@ def test_what_goes_wrong_has_its_exit_code(cli: Cli) -> None:
         "commit_every" in cli("ingest", *names, "repo", *TERMS, "--commit-every", "x", code=2).err
     )
     assert "no such file" in cli("ingest", "no.nc", "repo", "--job", "j", code=3).err
+    assert not (cli.directory / "repo").exists(), "refused before it was created"
+    icechunk.Repository.create(icechunk.local_filesystem_storage(str(cli.directory / "repo")))
     assert "no job year" in cli("ingest", "--resume", "year", "repo", code=3).err
     for terms in (("--job", "a b"), ("--job", "j", "--commit-every", "x")):
         cli("ingest", "0.nc", "new", *terms, code=2)

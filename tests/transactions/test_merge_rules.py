@@ -134,6 +134,8 @@ def test_a_fork_that_replaces_what_its_parent_wrote_is_no_conflict(repo: ic.Repo
     late = session.fork()
     zarr.open_array(late.store, path="a", mode="r+")[1] = 3
     zarr.open_array(session.store, path="a", mode="r+")[1] = 4
+    with pytest.raises(ic.InvalidInputError, match="'frist' is none of last, error"):
+        session.merge(fork, on_chunk_conflict="frist")
     session.merge(fork, on_chunk_conflict="error")
     with pytest.raises(ic.SessionStateError, match=r"/a: \[1\]"):
         session.merge(late, on_chunk_conflict="error")
