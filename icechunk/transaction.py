@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from icechunk._io.limits import gather_limited
 from icechunk._io.loop import sleep
+from icechunk._io.started import Started
 from icechunk.assets.ref_stores import read_refs
 from icechunk.assets.refs import now_us, pauses
 from icechunk.checkout import SessionMode
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CONCURRENT_ARRAYS: Final = 8
+_CONCURRENT_WRITES: Final = 32
 _CONCURRENT_READS: Final = 16
 # How long a commit waits between rebases when other writers keep winning; unit: what its last
 # attempt took. So waits fit the storage and the load, and who lost often is not left far behind.
@@ -232,11 +234,46 @@ async def _commit_in_turn(checkout: Checkout, request: CommitRequest, line: Line
 async def _commit_once(
     checkout: Checkout, request: CommitRequest, refs: RefStore, rebases: int, reuse: _Reuse
 ) -> ObjectId:
-    """Write the files of a snapshot on the checkout's base, then make the repository know it."""
-    assets, base = checkout.assets, checkout.base.snapshot
+    """Write the files of a snapshot on the checkout's base, then make the repository know it.
+
+    All of them, and the copy of what holds the branch, are written at once: only what holds the
+    branch must come last.
+    """
     replaced = None
     if request.mode is CommitMode.AMEND:
         replaced = await _log_to_replace(checkout, refs)
+    async with Started(_CONCURRENT_WRITES) as started:
+        snapshot = await _start_writing(checkout, request, rebases, reuse, replaced, started)
+        base, moves = checkout.snapshot_id, checkout.mode is SessionMode.rearrange
+        if request.mode is CommitMode.NEW and request.branch is not None:
+            await refs.commit(
+                request.branch,
+                snapshot,
+                base,
+                started,
+                moves=moves,
+                fence=request.fence,
+            )
+        else:
+            await started.finish()
+            if request.branch is None:
+                await refs.register(snapshot, base, moves=moves)
+            else:
+                await refs.amend(request.branch, snapshot, base, moves=moves)
+    checkout.committed(snapshot)
+    return snapshot.id
+
+
+async def _start_writing(
+    checkout: Checkout,
+    request: CommitRequest,
+    rebases: int,
+    reuse: _Reuse,
+    replaced: TransactionLog | None,
+    started: Started,
+) -> Snapshot:
+    """Start writing manifests, snapshot and log; return the snapshot."""
+    assets, base = checkout.assets, checkout.base.snapshot
     with checkout.lock:
         changes = effective_changes(base.nodes, checkout.changes)
     metadata = dict(request.metadata)
@@ -244,7 +281,7 @@ async def _commit_once(
         metadata[ENGINE_METADATA_KEY] = {"rebase_attempts": rebases}
     nodes_to_write = array_nodes_to_write(base.nodes, changes, every=request.rewrite)
     manifests, files = await write_manifests(
-        assets, nodes_to_write, changes, reuse, rewrite=request.rewrite
+        assets, nodes_to_write, changes, reuse, started, rewrite=request.rewrite
     )
     nodes = next_nodes(base.nodes, changes, manifests)
     snapshot = Snapshot(
@@ -260,19 +297,9 @@ async def _commit_once(
     log = transaction_log_of(snapshot.id, base.nodes, changes)
     if replaced is not None:
         log = united_log(replaced, log)
-    at_once = 1 if assets.storage.immediate else 2
-    writes = [assets.write_snapshot(snapshot), assets.write_transaction_log(log)]
-    await gather_limited(at_once, writes)
-
-    moves = checkout.mode is SessionMode.rearrange
-    if request.branch is None:
-        await refs.register(snapshot, base.id, moves=moves)
-    elif request.mode is CommitMode.AMEND:
-        await refs.amend(request.branch, snapshot, base.id, moves=moves)
-    else:
-        await refs.commit(request.branch, snapshot, base.id, moves=moves, fence=request.fence)
-    checkout.committed(snapshot)
-    return snapshot.id
+    await assets.write_snapshot(snapshot, started)
+    await assets.write_transaction_log(log, started)
+    return snapshot
 
 
 async def _log_to_replace(checkout: Checkout, refs: RefStore) -> TransactionLog:
@@ -309,10 +336,11 @@ async def write_manifests(
     nodes: Sequence[NodeSnapshot],
     changes: ChangeSet,
     reuse: _Reuse,
+    started: Started,
     *,
     rewrite: bool,
 ) -> tuple[dict[NodeId, ManifestRefs], ManifestFiles]:
-    """Write the manifests that changes need.
+    """Start writing the manifests that changes need.
 
     Returns
     -------
@@ -333,7 +361,7 @@ async def write_manifests(
             and (earlier.old_ids, earlier.grid) == (old_ids, grid)
         ):
             return earlier
-        refs, files = await _write_array(assets, node, table, grid, rewrite=rewrite)
+        refs, files = await _write_array(assets, node, table, grid, started, rewrite=rewrite)
         written = _WrittenManifests(old_ids, table, grid, refs, files)
         reuse.by_node[node.id] = written
         return written
@@ -348,6 +376,7 @@ async def _write_array(
     node: NodeSnapshot,
     changes: ChunkTable,
     grid: tuple[int, ...],
+    started: Started,
     *,
     rewrite: bool,
 ) -> tuple[ManifestRefs, ManifestFiles]:
@@ -368,7 +397,7 @@ async def _write_array(
     tables = split_table(loaded, changes, grid, split)
     manifests = [Manifest(id=new_object_id(), arrays=((node.id, table),)) for table in tables]
     sizes = await gather_limited(
-        _CONCURRENT_ARRAYS, [assets.write_manifest(manifest) for manifest in manifests]
+        _CONCURRENT_ARRAYS, [assets.write_manifest(manifest, started) for manifest in manifests]
     )
     new = ManifestRefs.of(
         [m.id for m in manifests], [table.extent() for table in tables], len(grid)

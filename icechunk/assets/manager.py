@@ -29,6 +29,7 @@ from icechunk.ids import ObjectId, id_text, new_object_id
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from icechunk._io.started import Started
     from icechunk.assets.chunk_pack import ChunkPack
     from icechunk.config import ResolvedConfig
     from icechunk.storage.base import ByteRange, Storage, Version
@@ -203,14 +204,14 @@ class AssetManager:
             self._logs, snapshot_id, transaction_log_key, parse_transaction_log
         )
 
-    async def write_snapshot(self, snapshot: Snapshot) -> None:
-        """Write a snapshot under its id and keep it in the cache."""
+    async def write_snapshot(self, snapshot: Snapshot, started: Started | None = None) -> None:
+        """Write a snapshot under its id and keep it in the cache; or only start writing it."""
         data = encode_snapshot(snapshot, level=self.config.compression_level)
-        await self._put(FileType.SNAPSHOT, snapshot_key(snapshot.id), data)
+        await self._put(FileType.SNAPSHOT, snapshot_key(snapshot.id), data, started)
         self._snapshots.put(snapshot.id, snapshot)
 
-    async def write_manifest(self, manifest: Manifest) -> int:
-        """Write a manifest under its id; return the size of the file in bytes."""
+    async def write_manifest(self, manifest: Manifest, started: Started) -> int:
+        """Start writing a manifest under its id; return the size of the file in bytes."""
         # Packed locations came with version 2.
         packing = self.config.location_compression if self.spec_version > 1 else None
 
@@ -225,16 +226,18 @@ class AssetManager:
         references = sum(len(table) for _, table in manifest.arrays)
         small = references <= _ENCODE_INLINE_REFERENCES
         data = encode() if small else await in_thread(encode)
-        await self._put(FileType.MANIFEST, manifest_key(manifest.id), data)
+        await self._put(FileType.MANIFEST, manifest_key(manifest.id), data, started)
         self._manifests.put(manifest.id, weights.on_its_own(manifest))
         return len(data)
 
-    async def write_transaction_log(self, log: TransactionLog) -> None:
-        """Write the log of a snapshot."""
+    async def write_transaction_log(
+        self, log: TransactionLog, started: Started | None = None
+    ) -> None:
+        """Write the log of a snapshot, or only start writing it."""
         data = encode_transaction_log(
             log, level=self.config.compression_level, spec_version=self.spec_version
         )
-        await self._put(FileType.TRANSACTION_LOG, transaction_log_key(log.id), data)
+        await self._put(FileType.TRANSACTION_LOG, transaction_log_key(log.id), data, started)
         self._logs.put(log.id, log)
 
     # -- chunks -------------------------------------------------------------------------------
@@ -277,9 +280,12 @@ class AssetManager:
 
     # -- helpers ------------------------------------------------------------------------------
 
-    async def _put(self, file_type: FileType, key: str, data: bytes) -> None:
+    async def _put(
+        self, file_type: FileType, key: str, data: bytes, started: Started | None = None
+    ) -> None:
         logger.debug("writing %s, %d bytes", key, len(data))
-        await self.storage.put(key, data, metadata=self._metadata(file_type))
+        writing = self.storage.put(key, data, metadata=self._metadata(file_type))
+        await (writing if started is None else started.start(writing))
 
     def _metadata(self, file_type: FileType) -> dict[str, str] | None:
         """Return what bucket stores keep beside an object (specification 1.1)."""

@@ -23,6 +23,7 @@ from icechunk.ids import ObjectId, id_text
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
+    from icechunk._io.started import Started
     from icechunk.assets.manager import AssetManager
     from icechunk.core.history import Fence
     from icechunk.format.repo_info import SnapshotRecord
@@ -185,11 +186,13 @@ class RefFiles(RefStore):
         branch: str,
         snapshot: Snapshot,
         base: ObjectId,
+        started: Started,
         *,
         moves: bool = False,  # noqa: ARG002 # there are no sessions that move, see require_moves
         fence: Fence | None = None,  # noqa: ARG002 # there is no metadata beside the branch
     ) -> None:
-        """Make a written snapshot the tip of a branch that is at ``base``."""
+        """Make a snapshot the tip of a branch that is at ``base``."""
+        await started.finish()
         await self.folder.require_in_use()
         unsure = False
         for pause in _attempts(self.assets):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
+    from icechunk._io.started import Started
     from icechunk.assets.manager import AssetManager
     from icechunk.core.history import Fence
     from icechunk.format.repo_info import SnapshotRecord
@@ -195,20 +196,23 @@ class RefStore(ABC):
         branch: str,
         snapshot: Snapshot,
         base: ObjectId,
+        started: Started,
         *,
         moves: bool = False,
         fence: Fence | None = None,
     ) -> None:
-        """Make a written snapshot the tip of a branch that is at ``base``.
+        """Make a snapshot the tip of a branch that is at ``base``.
 
         Parameters
         ----------
         branch : str
             Which.
         snapshot : Snapshot
-            Written already.
+            What it becomes.
         base : ObjectId
             Where the branch must be.
+        started : Started
+            Writes the files of the snapshot; they are there before the branch moves.
         moves : bool
             The snapshot moves nodes, which must be allowed at the moment of the change.
         fence : Fence, optional

@@ -23,6 +23,7 @@ from icechunk.storage.retry import Backoff
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from icechunk._io.started import Started
     from icechunk.assets.manager import AssetManager
     from icechunk.storage.base import Version
 
@@ -68,6 +69,7 @@ async def update_repo(
     change: Change,
     *,
     known: RepoState | None = None,
+    started: Started | None = None,
     status_change: bool = False,
 ) -> RepoInfo:
     """Apply a change to the repo object by compare-and-swap.
@@ -80,6 +82,8 @@ async def update_repo(
         Pure; called once for each attempt, on the state of that attempt.
     known : RepoState, optional
         A state read a moment ago, to save the first read.
+    started : Started, optional
+        Writes what the changed state leads to; that is there before the state is.
     status_change : bool
         True for the one change a read-only repository allows.
 
@@ -111,7 +115,9 @@ async def update_repo(
         state = known if first and known is not None else await read_state(assets)
         if not first and _landed(state.info, backups):
             return state.info
-        written = await _attempt(assets, state, change, backups, status_change=status_change)
+        written = await _attempt(
+            assets, state, change, backups, started, status_change=status_change
+        )
         if written is not None:
             return written
     raise ConflictError(
@@ -166,6 +172,7 @@ async def _attempt(
     state: RepoState,
     change: Change,
     backups: list[str],
+    started: Started | None,
     *,
     status_change: bool,
 ) -> RepoInfo | None:
@@ -177,7 +184,12 @@ async def _attempt(
     page = assets.config.num_updates_per_repo_info_file
     updated = with_update(changed, kind, backup, page)
     backups.append(backup)
-    await assets.back_up_repo(backup, state.data)
+    backing_up = assets.back_up_repo(backup, state.data)
+    if started is None:
+        await backing_up
+    else:
+        await started.start(backing_up)
+        await started.finish()
     try:
         await assets.replace_repo(updated, state.version)
     except (LostRaceError, UnknownOutcomeError):

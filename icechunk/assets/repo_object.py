@@ -28,6 +28,7 @@ from icechunk.storage.base import LostRaceError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from icechunk._io.started import Started
     from icechunk.assets.manager import AssetManager
     from icechunk.core.history import Fence
     from icechunk.format.repo_info import SnapshotRecord
@@ -150,13 +151,14 @@ class RepoObject(RefStore):
         branch: str,
         snapshot: Snapshot,
         base: ObjectId,
+        started: Started,
         *,
         moves: bool = False,
         fence: Fence | None = None,
     ) -> None:
-        """Make a written snapshot the tip of a branch that is at ``base``."""
+        """Make a snapshot the tip of a branch that is at ``base``."""
         change = history.advance_branch(branch, snapshot, base, fence)
-        await self._update(_allowed(change, moves=moves))
+        await self._update(_allowed(change, moves=moves), started)
 
     async def amend(
         self, branch: str, snapshot: Snapshot, base: ObjectId, *, moves: bool = False
@@ -168,8 +170,8 @@ class RepoObject(RefStore):
         """Make a written snapshot known that no branch points at."""
         await self._update(_allowed(history.register_snapshot(snapshot, base), moves=moves))
 
-    async def _update(self, change: history.Change) -> None:
-        await update_repo(self.assets, change, known=self.state)
+    async def _update(self, change: history.Change, started: Started | None = None) -> None:
+        await update_repo(self.assets, change, known=self.state, started=started)
 
     # -- configuration ------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,29 @@ from icechunk.errors import StorageError
 from tests.faults import Died, FaultyStorage
 
 
-def prepared() -> tuple[FaultyStorage, ic.Repository]:
-    storage = FaultyStorage(ic.in_memory_storage())
+class Waiting(FaultyStorage):
+    """Makes writes wait a little, so that others can be under way, as on a network."""
+
+    immediate = False
+
+    def __init__(self, inner: ic.Storage) -> None:
+        super().__init__(inner)
+        self.under_way: list[str] = []
+        self.beside: dict[str, list[str]] = {}
+
+    async def _write(self, key: str, method: Any, *args: Any, **kwargs: Any) -> Any:
+        self.under_way.append(key)
+        try:
+            for _ in range(20):
+                await asyncio.sleep(0)
+            self.beside[key] = sorted(other for other in self.under_way if other != key)
+            return await super()._write(key, method, *args, **kwargs)
+        finally:
+            self.under_way.remove(key)
+
+
+def prepared(kind: type[FaultyStorage] = FaultyStorage) -> tuple[Any, ic.Repository]:
+    storage = kind(ic.in_memory_storage())
     repo = ic.Repository.create(storage)
     with repo.transaction("main", message="first") as store:
         root = zarr.create_group(store)
@@ -49,18 +71,19 @@ OLD = (["first", "Repository initialized"], False, [1.0] * 8)
 NEW = (["second", "first", "Repository initialized"], True, [2.0, 1.0, 1.0, 1.0, *[3.0] * 4])
 
 
-def writes_of_a_commit() -> int:
-    storage, repo = prepared()
+def writes_of_a_commit(kind: type[FaultyStorage] = FaultyStorage) -> int:
+    storage, repo = prepared(kind)
     change(repo).commit("second")
     assert seen(storage.inner) == NEW
     return len(storage.writes)
 
 
+@pytest.mark.parametrize("kind", [FaultyStorage, Waiting])
 @pytest.mark.parametrize("how", ["die before", "die after", "error"])
-def test_stopping_at_any_write(how: str) -> None:
+def test_stopping_at_any_write(how: str, kind: type[FaultyStorage]) -> None:
     outcomes = set()
-    for step in range(writes_of_a_commit()):
-        storage, repo = prepared()
+    for step in range(writes_of_a_commit(kind)):
+        storage, repo = prepared(kind)
         storage.fail_at, storage.how = step, how
         with pytest.raises((Died, StorageError)):
             change(repo).commit("second")
@@ -80,6 +103,48 @@ def test_the_branch_moves_with_the_last_write() -> None:
     assert storage.writes[-1] == "repo"
     assert storage.writes[-2].startswith("overwritten/repo.")
     assert sum(key == "repo" for key in storage.writes) == 1
+
+
+def test_all_other_files_are_written_at_once_and_are_there_before_the_branch_moves() -> None:
+    storage, repo = prepared(Waiting)
+    session = change(repo)
+    storage.writes.clear()
+    session.commit("second")
+    assert storage.writes[-1] == "repo"
+    assert storage.beside["repo"] == []
+    others = sorted(storage.writes[:-1])
+    kinds = [key.partition("/")[0] for key in others]
+    assert kinds == ["manifests", "manifests", "overwritten", "snapshots", "transactions"]
+    together = max((storage.beside[key] for key in others), key=len)
+    assert len(together) == len(others) - 1
+
+
+def test_a_file_that_could_not_be_written_goes_before_a_lost_race() -> None:
+    """Else a rebase would count on a manifest that is not there."""
+    storage, repo = prepared(Waiting)
+    session, other = change(repo), repo.writable_session("main")
+    zarr.open_array(other.store, path="a", mode="r+")[3000:] = 9.0
+
+    def somebody_else_commits() -> None:
+        storage.fail_at = -1
+        other.commit("other")
+        storage.fail_at, storage.how = len(storage.writes), "error"
+
+    real, raced = storage.get_versioned, []
+
+    async def slow(key: str) -> Any:
+        found = await real(key)
+        if not raced:
+            raced.append(key)
+            await asyncio.to_thread(somebody_else_commits)
+        return found
+
+    storage.get_versioned = slow
+    with pytest.raises(StorageError, match="injected fault while writing manifests"):
+        session.commit("second", rebase_with=ic.ConflictDetector())
+    assert seen(storage.inner)[0] == ["other", "first", "Repository initialized"]
+    session.commit("second", rebase_with=ic.ConflictDetector())
+    assert seen(storage.inner)[2] == [2.0, 1.0, 1.0, 9.0, *[3.0] * 4]
 
 
 @pytest.mark.parametrize("how", ["lost race", "lost reply"])
