@@ -386,8 +386,8 @@ class Session(SessionTwins, SessionEdits, SessionLook, Block):
                 f"merged into a session of that at {here}.",
                 ErrorKind.MERGE_NOT_ALLOWED,
             )
-        await other.checkout.ready()
         if other.checkout.snapshot_id != self.checkout.snapshot_id:
+            await other.checkout.ready()
             await require_unconflicted(other.checkout, self.checkout.snapshot_id)
 
     def _path_of(self, node_id: NodeId) -> str | None:
