@@ -13,7 +13,7 @@ from icechunk.core.byte_ranges import WantedRange, plan_reads
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.format.chunk_table import InlineRef, NativeRef
 from icechunk.format.snapshot import NodeKind
-from icechunk.storage.base import ByteRange
+from icechunk.storage.objects import ByteRange
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence

@@ -23,7 +23,6 @@ from icechunk.errors import (
     ConflictError,
     ErrorKind,
     InvalidInputError,
-    SnapshotNotFoundError,
 )
 from icechunk.format.snapshot import ManifestFiles, NodeTable, Snapshot
 from icechunk.format.values import plain_value
@@ -34,7 +33,13 @@ from icechunk.repository_inspect import RepositoryInspect
 from icechunk.repository_refs import RepositoryRefs
 from icechunk.repository_rewrites import RepositoryRewrites
 from icechunk.repository_settings import RepositorySettings
-from icechunk.repository_state import RepositoryState, VirtualAccess, refs_at, resolve_version
+from icechunk.repository_state import (
+    RepositoryState,
+    VirtualAccess,
+    refs_at,
+    resolve_version,
+    snapshot_as_of,
+)
 from icechunk.repository_upkeep import RepositoryUpkeep
 from icechunk.session import Session
 from icechunk.session_state import SessionState
@@ -47,7 +52,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
     from datetime import datetime
 
-    from icechunk.assets.ref_store import RefStore
     from icechunk.core.conflicts import ConflictSolver
     from icechunk.storage.base import Storage, Version
     from icechunk.storage_settings import StorageSettings
@@ -481,7 +485,7 @@ class Repository(
         refs = await self._state.refs()
         at = await resolve_version(refs, branch=branch, tag=tag, snapshot_id=snapshot_id)
         if as_of is not None:
-            at = await _snapshot_as_of(refs, at, as_of)
+            at = await snapshot_as_of(refs, at, as_of)
         return Session(await self._session_state(at, SessionMode.readonly, None))
 
     @may_run_now
@@ -593,15 +597,4 @@ def _initial_snapshot(spec_version: int) -> Snapshot:
         nodes=NodeTable.of([]),
         manifest_files=ManifestFiles.empty(),
         spec_version=spec_version,
-    )
-
-
-async def _snapshot_as_of(refs: RefStore, tip: ObjectId, as_of: datetime) -> ObjectId:
-    limit_us = int(as_of.timestamp() * 1_000_000)
-    async for record in refs.ancestors(tip):
-        if record.flushed_at_us <= limit_us:
-            return record.id
-    raise SnapshotNotFoundError(
-        f"no snapshot on this branch is as old as {as_of.isoformat()}.",
-        ErrorKind.NO_SNAPSHOT_AT_TIME,
     )

@@ -11,13 +11,14 @@ from icechunk.assets.manager import AssetManager
 from icechunk.assets.ref_stores import read_refs, version_at
 from icechunk.assets.virtual import VirtualReader
 from icechunk.config import RepositoryConfig
-from icechunk.errors import RepositoryNotFoundError
+from icechunk.errors import ErrorKind, RepositoryNotFoundError, SnapshotNotFoundError
 from icechunk.ids import ObjectId, parse_object_id
 from icechunk.storage.base import Storage
 from icechunk.types import Attribution
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from icechunk.assets.ref_store import RefStore
     from icechunk.container_access import AnyCredential
@@ -130,3 +131,21 @@ async def resolve_version(
     if tag is not None:
         return await refs.target_of_tag(tag)
     return (await refs.require_snapshot(parse_object_id(snapshot_id or ""))).id
+
+
+async def snapshot_as_of(refs: RefStore, tip: ObjectId, as_of: datetime) -> ObjectId:
+    """Return the newest snapshot up to ``tip`` that is as old as a time.
+
+    Raises
+    ------
+    SnapshotNotFoundError
+        Kind ``no-snapshot-at-time``; there is none.
+    """
+    limit_us = int(as_of.timestamp() * 1_000_000)
+    async for record in refs.ancestors(tip):
+        if record.flushed_at_us <= limit_us:
+            return record.id
+    raise SnapshotNotFoundError(
+        f"no snapshot on this branch is as old as {as_of.isoformat()}.",
+        ErrorKind.NO_SNAPSHOT_AT_TIME,
+    )

@@ -32,13 +32,14 @@ from icechunk.errors import (
     StorageError,
 )
 from icechunk.ids import OBJECT_ID_BYTES, ObjectId
-from icechunk.storage.base import LostRaceError, UnknownOutcomeError
+from icechunk.storage.objects import LostRaceError, UnknownOutcomeError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from icechunk.core.changes import ChangeSet
-    from icechunk.storage.base import ObjectInfo, Storage, Version
+    from icechunk.storage.base import Storage, Version
+    from icechunk.storage.objects import ObjectInfo
 
 SHELF_PREFIX: Final = "x-shelf/"
 SHELF_VERSION: Final = 1

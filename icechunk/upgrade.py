@@ -18,7 +18,7 @@ from icechunk.core.upgrade import OldRefs, upgraded
 from icechunk.errors import ConflictError, ErrorKind, SessionStateError, StorageError
 from icechunk.persisted_config import from_persisted, to_persisted
 from icechunk.repository_state import RepositoryState
-from icechunk.storage.base import LostRaceError, UnknownOutcomeError
+from icechunk.storage.objects import LostRaceError, UnknownOutcomeError
 
 if TYPE_CHECKING:
     from icechunk.assets.manager import AssetManager

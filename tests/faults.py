@@ -7,13 +7,14 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from icechunk.errors import StorageError
-from icechunk.storage.base import LostRaceError, Storage, UnknownOutcomeError, Version
+from icechunk.storage.base import Storage, Version
+from icechunk.storage.objects import LostRaceError, UnknownOutcomeError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
 
     from icechunk import StorageSettings
-    from icechunk.storage.base import ByteRange, ObjectInfo, ReadCondition
+    from icechunk.storage.objects import ByteRange, ObjectInfo, ReadCondition
 
 
 class Died(BaseException):

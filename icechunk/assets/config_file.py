@@ -11,7 +11,7 @@ from icechunk.assets.ref_store import StoredConfig
 from icechunk.assets.refs import backup_name
 from icechunk.errors import ConflictError, ErrorKind, StorageError
 from icechunk.persisted_yaml import config_to_yaml, yaml_to_config
-from icechunk.storage.base import LostRaceError, UnknownOutcomeError
+from icechunk.storage.objects import LostRaceError, UnknownOutcomeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from icechunk._io.started import Started
     from icechunk.assets.chunk_pack import ChunkPack
     from icechunk.config import ResolvedConfig
-    from icechunk.storage.base import ByteRange, Storage, Version
+    from icechunk.storage.base import Storage, Version
+    from icechunk.storage.objects import ByteRange
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

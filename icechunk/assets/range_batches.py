@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from icechunk.core.byte_ranges import WantedRange, plan_reads
 from icechunk.errors import ErrorKind, StorageError
-from icechunk.storage.base import ByteRange
+from icechunk.storage.objects import ByteRange
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable

@@ -20,7 +20,7 @@ from icechunk.errors import (
     StorageError,
 )
 from icechunk.ids import ObjectId, id_text, parse_object_id
-from icechunk.storage.base import LostRaceError, UnknownOutcomeError
+from icechunk.storage.objects import LostRaceError, UnknownOutcomeError
 
 if TYPE_CHECKING:
     from icechunk.storage.base import Storage, Version

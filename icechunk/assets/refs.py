@@ -17,7 +17,7 @@ from icechunk.assets.manager import REPO_KEY
 from icechunk.errors import ConflictError, ErrorKind, ReadOnlyError
 from icechunk.format.repo_info import RepoAvailability, RepoInfo, Update, UpdateKind
 from icechunk.ids import id_text, new_object_id
-from icechunk.storage.base import LostRaceError, UnknownOutcomeError
+from icechunk.storage.objects import LostRaceError, UnknownOutcomeError
 from icechunk.storage.retry import Backoff
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from icechunk.format.repo_info import (
     RepoInitialized,
     UpdateKind,
 )
-from icechunk.storage.base import LostRaceError
+from icechunk.storage.objects import LostRaceError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping

@@ -16,8 +16,8 @@ import numpy as np
 from icechunk._io import loop
 from icechunk.assets.range_batches import RangeBatches
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
-from icechunk.storage.base import ObjectChangedError, ReadCondition
 from icechunk.storage.containers import storage_for_container
+from icechunk.storage.objects import ObjectChangedError, ReadCondition
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from icechunk.container_access import AnyCredential
     from icechunk.format.chunk_table import VirtualRef
     from icechunk.format.ragged import Ragged
-    from icechunk.storage.base import ByteRange, Storage
+    from icechunk.storage.base import Storage
+    from icechunk.storage.objects import ByteRange
     from icechunk.virtual_containers import ContainerSet, VirtualChunkContainer
 
 

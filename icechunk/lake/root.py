@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 from icechunk.assets.refs import pauses
 from icechunk.errors import ConflictError, ErrorKind, InvalidInputError, StorageError
 from icechunk.lake.catalog import CATALOG_KEY, Catalog, encode_catalog, parse_catalog
-from icechunk.storage.base import LostRaceError, Storage, UnknownOutcomeError, Version
+from icechunk.storage.objects import LostRaceError, UnknownOutcomeError
 from icechunk.storage.url import storage_for_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from icechunk.storage.base import Storage, Version
 
 # How often, and after which waits, a change of the catalog is tried again; unit: seconds.
 _TRIES: Final = 60

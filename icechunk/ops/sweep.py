@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from icechunk._typing import BoolArray, I64Array, U8Array
-    from icechunk.storage.base import ObjectInfo, Storage
+    from icechunk.storage.base import Storage
+    from icechunk.storage.objects import ObjectInfo
 
 _logger = logging.getLogger(__name__)
 

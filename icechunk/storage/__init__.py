@@ -12,7 +12,7 @@ from icechunk.object_store_config import (
     local_filesystem_store,
     s3_store,
 )
-from icechunk.storage.base import Storage, StorageObjectInfo
+from icechunk.storage.base import Storage
 from icechunk.storage.makers import (
     fsspec_storage,
     in_memory_storage,
@@ -31,6 +31,7 @@ from icechunk.storage.makers_s3 import (
     s3_object_store_storage,
     tigris_storage,
 )
+from icechunk.storage.objects import StorageObjectInfo
 from icechunk.storage.url import storage_for_url
 from icechunk.storage_settings import (
     StorageConcurrencySettings,

@@ -25,13 +25,14 @@ from icechunk.storage._object_requests import (
     microseconds,
     version_of,
 )
-from icechunk.storage.base import ByteRange, Version, range_beyond_end
+from icechunk.storage.objects import ByteRange, range_beyond_end
 from icechunk.storage.retry import AmbiguousError, backoff_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from icechunk.storage.base import ReadCondition
+    from icechunk.storage.base import Version
+    from icechunk.storage.objects import ReadCondition
 
 T = TypeVar("T")
 

@@ -9,15 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from icechunk._io.limits import gather_limited
 from icechunk.errors import ErrorKind, InvalidInputError
-from icechunk.storage.base import (
-    CAPABILITIES,
-    ByteRange,
-    ObjectInfo,
-    ReadCondition,
-    Storage,
-    Version,
-    check_key,
-)
+from icechunk.storage.base import CAPABILITIES, Storage, Version
+from icechunk.storage.objects import ByteRange, ObjectInfo, ReadCondition, check_key
 from icechunk.storage.retry import in_time
 from icechunk.storage_settings import (
     StorageConcurrencySettings,

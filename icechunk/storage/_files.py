@@ -31,12 +31,12 @@ from typing import TYPE_CHECKING, Final
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.storage._file_lock import locked
 from icechunk.storage._line import Line
-from icechunk.storage.base import (
+from icechunk.storage.base import Version
+from icechunk.storage.objects import (
     ByteRange,
     LostRaceError,
     ObjectInfo,
     ReadCondition,
-    Version,
     check_key,
     check_readable,
     is_ordinary_key,

@@ -30,7 +30,8 @@ from icechunk.storage._web import (
     refusal,
     unanswered,
 )
-from icechunk.storage.base import ByteRange, Version, range_beyond_end
+from icechunk.storage.base import Version
+from icechunk.storage.objects import ByteRange, range_beyond_end
 from icechunk.storage.retry import AmbiguousError, backoff_of
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from icechunk.credential_values import AnyGcsCredential
     from icechunk.storage._gcs_access import GcsAccess
     from icechunk.storage._web import WebClient, WebOptions
-    from icechunk.storage.base import ReadCondition
+    from icechunk.storage.objects import ReadCondition
 
 _DELETES_IN_PARALLEL: Final = 32
 _PART_UNIT_BYTES: Final = 1 << 18  # the service takes parts of whole units only

@@ -9,12 +9,13 @@ from urllib.parse import quote
 from icechunk._display import scrubbed
 from icechunk.storage._object_requests import Head, ObjectReads
 from icechunk.storage._web import NETWORK_ERRORS, ask_patiently, refusal, unanswered
-from icechunk.storage.base import ByteRange, Version, object_not_found, range_beyond_end
+from icechunk.storage.base import Version
+from icechunk.storage.objects import ByteRange, object_not_found, range_beyond_end
 
 if TYPE_CHECKING:
     from icechunk.errors import StorageError
     from icechunk.storage._web import Reply, WebClient, WebOptions
-    from icechunk.storage.base import ReadCondition
+    from icechunk.storage.objects import ReadCondition
 
 _ADVICE: Final = {
     401: "the server wants to know who asks: pass headers, as in {'authorization': 'Bearer ...'}",

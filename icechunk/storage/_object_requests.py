@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Final
 
 from icechunk._io.limits import Limiter, gather_limited
 from icechunk.errors import ErrorKind, StorageError
-from icechunk.storage.base import ByteRange, ObjectInfo, Version
+from icechunk.storage.base import Version
+from icechunk.storage.objects import ByteRange, ObjectInfo
 from icechunk.storage.retry import Backoff, Found, backoff_of, put_conditionally
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from icechunk.storage.base import ReadCondition
+    from icechunk.storage.objects import ReadCondition
     from icechunk.storage_settings import StorageSettings
 
 WRITE_ID: Final = "icechunkwriteid"

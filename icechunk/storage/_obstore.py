@@ -27,19 +27,14 @@ from icechunk.storage._object_requests import (
     microseconds,
     version_of,
 )
-from icechunk.storage.base import (
-    ByteRange,
-    ReadCondition,
-    Version,
-    is_ordinary_key,
-    range_beyond_end,
-)
+from icechunk.storage.objects import ByteRange, ReadCondition, is_ordinary_key, range_beyond_end
 from icechunk.storage.retry import AmbiguousError, repeated
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult
 
     from icechunk.storage._web import WebOptions
+    from icechunk.storage.base import Version
     from icechunk.storage_settings import StorageSettings
 
 T = TypeVar("T")

@@ -30,11 +30,13 @@ from icechunk.storage._s3_client import (
     translated,
 )
 from icechunk.storage._s3_place import CONFLICT_CODES, LOST_RACE_CODES, S3Place
-from icechunk.storage.base import ByteRange, ReadCondition, Version, range_beyond_end
+from icechunk.storage.objects import ByteRange, ReadCondition, range_beyond_end
 from icechunk.storage.retry import AmbiguousError, repeated
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from icechunk.storage.base import Version
 
 T = TypeVar("T")
 

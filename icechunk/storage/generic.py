@@ -17,13 +17,12 @@ from icechunk._display import scrubbed
 from icechunk._io.limits import Limiter, gather_limited
 from icechunk.errors import ErrorKind, IcechunkError, StorageError
 from icechunk.storage._fsspec_calls import FileSystem
-from icechunk.storage.base import (
+from icechunk.storage.base import Storage, Version
+from icechunk.storage.objects import (
     ByteRange,
     LostRaceError,
     ObjectInfo,
     ReadCondition,
-    Storage,
-    Version,
     check_key,
     check_readable,
     object_not_found,

@@ -12,7 +12,7 @@ from icechunk.errors import ErrorKind, InvalidInputError, StorageError
 from icechunk.storage._choice import check_backend, use_either
 from icechunk.storage._http_requests import HttpPlace, HttpReads
 from icechunk.storage._web import WebClient, WebOptions, obstacle_in_url, open_web
-from icechunk.storage.base import ByteRange, ObjectInfo, ReadCondition, Version, check_readable
+from icechunk.storage.objects import ByteRange, ObjectInfo, ReadCondition, check_readable
 from icechunk.storage.read_only import ReadOnlyStorage
 from icechunk.storage.retry import in_time
 from icechunk.storage_settings import (
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from icechunk.storage._http_requests import HttpBackend
     from icechunk.storage._object_requests import ObjectReads
+    from icechunk.storage.base import Version
 
 _clients: Final[ClientPool[WebClient]] = ClientPool()
 

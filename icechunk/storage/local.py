@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from icechunk._io.loop import in_thread
 from icechunk.errors import ErrorKind, InvalidInputError
 from icechunk.storage._files import Files
-from icechunk.storage.base import ByteRange, ObjectInfo, ReadCondition, Storage, Version
+from icechunk.storage.base import Storage, Version
 from icechunk.storage_settings import (
     StorageConcurrencySettings,
     StorageRetriesSettings,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
     from icechunk.storage._line import Line
+    from icechunk.storage.objects import ByteRange, ObjectInfo, ReadCondition
 
 _LARGE_BYTES: Final = 1 << 20
 _LISTED_AT_ONCE: Final = 1000

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from icechunk._io import fork
 from icechunk.errors import ErrorKind, StorageError
-from icechunk.storage.base import (
+from icechunk.storage.base import Storage, Version
+from icechunk.storage.objects import (
     ByteRange,
     LostRaceError,
     ObjectInfo,
     ReadCondition,
-    Storage,
-    Version,
     check_key,
     object_not_found,
     range_beyond_end,

@@ -6,11 +6,12 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from icechunk.errors import ErrorKind, ReadOnlyError
-from icechunk.storage.base import ByteRange, ObjectInfo, ReadCondition, Storage, Version
+from icechunk.storage.base import Storage, Version
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
+    from icechunk.storage.objects import ByteRange, ObjectInfo, ReadCondition
     from icechunk.storage_settings import StorageSettings
 
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from icechunk.errors import StorageError
-from icechunk.storage.base import LostRaceError, UnknownOutcomeError, Version
+from icechunk.storage.objects import LostRaceError, UnknownOutcomeError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
+    from icechunk.storage.base import Version
     from icechunk.storage_settings import StorageSettings
 
 T = TypeVar("T")

@@ -20,14 +20,13 @@ import pytest
 from icechunk._io import loop
 from icechunk._io.loop import run
 from icechunk.errors import ErrorKind, InvalidInputError, StorageError
-from icechunk.storage.base import (
+from icechunk.storage.base import Storage, Version
+from icechunk.storage.objects import (
     ByteRange,
     LostRaceError,
     ObjectChangedError,
     ObjectInfo,
     ReadCondition,
-    Storage,
-    Version,
 )
 from icechunk.storage_settings import StorageConcurrencySettings, StorageSettings
 

@@ -17,7 +17,8 @@ from icechunk.credential_values import AzureRefreshableCredential
 from icechunk.errors import InvalidInputError, StorageError
 from icechunk.storage import Storage, _azure_client, _bucket, azure_storage
 from icechunk.storage._renewal import Renewals
-from icechunk.storage.base import ByteRange, Version
+from icechunk.storage.base import Version
+from icechunk.storage.objects import ByteRange
 from icechunk.storage_settings import (
     StorageConcurrencySettings,
     StorageRetriesSettings,

@@ -18,7 +18,7 @@ from icechunk import Repository, RepositoryConfig
 from icechunk._io.loop import run
 from icechunk.errors import IcechunkError, StorageError
 from icechunk.storage import Storage, azure_storage, gcs_storage, http_storage, s3_storage
-from icechunk.storage.base import ByteRange, LostRaceError, UnknownOutcomeError
+from icechunk.storage.objects import ByteRange, LostRaceError, UnknownOutcomeError
 from icechunk.storage_settings import (
     StorageRetriesSettings,
     StorageSettings,

@@ -13,7 +13,7 @@ import icechunk as ic
 from icechunk._io.loop import run
 from icechunk.errors import StorageError
 from icechunk.storage import Storage, fsspec_storage
-from icechunk.storage.base import LostRaceError
+from icechunk.storage.objects import LostRaceError
 from icechunk.storage_settings import StorageRetriesSettings, StorageSettings
 from tests.storage.conformance import StorageConformance, listed
 

@@ -15,7 +15,8 @@ import pytest
 from icechunk._io.loop import run
 from icechunk.errors import InvalidInputError, StorageError
 from icechunk.storage import Storage, fsspec_storage
-from icechunk.storage.base import LostRaceError, Version
+from icechunk.storage.base import Version
+from icechunk.storage.objects import LostRaceError
 from icechunk.storage.url import storage_for_url
 from tests.s3_server import BUCKET, KEY, SECRET, S3Server
 from tests.storage.conformance import StorageConformance, listed

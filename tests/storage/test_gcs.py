@@ -20,7 +20,8 @@ from icechunk.errors import InvalidInputError, StorageError
 from icechunk.storage import Storage, _bucket, _choice, _gcs_access, gcs_storage
 from icechunk.storage._gcs_requests import GcsRequests
 from icechunk.storage._renewal import Renewals
-from icechunk.storage.base import ByteRange, LostRaceError, ReadCondition, Version
+from icechunk.storage.base import Version
+from icechunk.storage.objects import ByteRange, LostRaceError, ReadCondition
 from icechunk.storage_settings import (
     StorageConcurrencySettings,
     StorageRetriesSettings,

@@ -16,7 +16,8 @@ import icechunk as ic
 from icechunk._io.loop import run
 from icechunk.errors import InvalidInputError, ReadOnlyError, StorageError
 from icechunk.storage import fsspec_storage, http_storage, redirect_storage
-from icechunk.storage.base import ByteRange, ObjectChangedError, ReadCondition, Version
+from icechunk.storage.base import Version
+from icechunk.storage.objects import ByteRange, ObjectChangedError, ReadCondition
 from icechunk.storage_settings import (
     StorageConcurrencySettings,
     StorageRetriesSettings,

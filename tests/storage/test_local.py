@@ -19,7 +19,8 @@ import pytest
 from icechunk._io.loop import run, run_now
 from icechunk.errors import InvalidInputError, StorageError
 from icechunk.storage import Storage, _file_lock, _files, local_filesystem_storage
-from icechunk.storage.base import LostRaceError, Version
+from icechunk.storage.base import Version
+from icechunk.storage.objects import LostRaceError
 from icechunk.storage.url import storage_for_url
 from tests.storage.conformance import StorageConformance, listed
 

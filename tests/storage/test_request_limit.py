@@ -16,7 +16,7 @@ import icechunk as ic
 from icechunk._io.limits import Limiter
 from icechunk._io.loop import run
 from icechunk.storage import http_storage, redirect_storage
-from icechunk.storage.base import ByteRange
+from icechunk.storage.objects import ByteRange
 from icechunk.storage_settings import (
     StorageConcurrencySettings,
     StorageRetriesSettings,

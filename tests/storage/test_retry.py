@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from icechunk._io.loop import run_now
 from icechunk.errors import ErrorKind, IcechunkError, StorageError
-from icechunk.storage.base import LostRaceError, UnknownOutcomeError, Version
+from icechunk.storage.base import Version
+from icechunk.storage.objects import LostRaceError, UnknownOutcomeError
 from icechunk.storage.retry import AmbiguousError, Backoff, Found, put_conditionally
 
 

@@ -33,7 +33,8 @@ from icechunk.storage import (
 )
 from icechunk.storage import _bucket as module
 from icechunk.storage._renewal import Renewals
-from icechunk.storage.base import ByteRange, LostRaceError, UnknownOutcomeError, Version
+from icechunk.storage.base import Version
+from icechunk.storage.objects import ByteRange, LostRaceError, UnknownOutcomeError
 from icechunk.storage.url import storage_for_url
 from icechunk.storage_settings import (
     StorageConcurrencySettings,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from icechunk.errors import ErrorKind, StorageError
-from icechunk.storage.base import ByteRange, LostRaceError, UnknownOutcomeError
+from icechunk.storage.objects import ByteRange, LostRaceError, UnknownOutcomeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

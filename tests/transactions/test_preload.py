@@ -14,7 +14,7 @@ from icechunk.ids import id_text
 from tests.faults import FaultyStorage
 
 if TYPE_CHECKING:
-    from icechunk.storage.base import ByteRange, ReadCondition
+    from icechunk.storage.objects import ByteRange, ReadCondition
 
 ARRAYS = {"latitude": 10, "longitude": 20, "time": 30, "temperature": 40, "big_time": 1200}
 

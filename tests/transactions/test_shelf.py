@@ -23,7 +23,7 @@ from icechunk.errors import (
 from icechunk.ids import parse_object_id
 from icechunk.paths import NodePath
 from icechunk.shelf import SHELF_PREFIX, Shelf, ShelfItem, ShelfRecord, item_key, record_key
-from icechunk.storage.base import LostRaceError
+from icechunk.storage.objects import LostRaceError
 from tests.faults import FaultyStorage
 from tests.upkeep.aged import HOUR_US, AgedStorage
 

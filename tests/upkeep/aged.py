@@ -12,7 +12,7 @@ from tests.faults import Died, FaultyStorage
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from icechunk.storage.base import ObjectInfo
+    from icechunk.storage.objects import ObjectInfo
 
 HOUR_US = 3_600_000_000
 

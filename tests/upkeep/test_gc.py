@@ -19,7 +19,7 @@ from icechunk.format.repo_info import GCRan
 from icechunk.ids import id_text
 from icechunk.ops import GCSummary
 from icechunk.ops.sweep import Listed
-from icechunk.storage.base import ObjectInfo
+from icechunk.storage.objects import ObjectInfo
 from tests.faults import Died
 from tests.upkeep.aged import HOUR_US, AgedStorage
 from tests.upkeep.test_expire import LATER, state, written_at

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from icechunk.format.snapshot import ManifestFiles
-    from icechunk.storage.base import ByteRange, ObjectInfo, ReadCondition
+    from icechunk.storage.objects import ByteRange, ObjectInfo, ReadCondition
 
 
 class SlowStorage(FaultyStorage):

@@ -24,7 +24,8 @@ from tests.zarr_store.nodes import array_document, buffer, group_document
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from icechunk.storage.base import ByteRange, ReadCondition, Storage
+    from icechunk.storage.base import Storage
+    from icechunk.storage.objects import ByteRange, ReadCondition
 
 PROTOTYPE = default_buffer_prototype()
 MIB = 1 << 20
