@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.metadata
 import json
 import os
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,6 +16,7 @@ import pytest
 import xarray as xr
 from fsspec.implementations.memory import MemoryFileSystem
 from kerchunk.hdf import SingleHdf5ToZarr
+from packaging.version import Version
 
 from icechunk.errors import InvalidInputError, StorageError
 from icechunk.lake.virtual import writing
@@ -438,6 +440,10 @@ def test_netcdf3_with_an_unlimited_dimension(repo: Repo, tmp_path: Path) -> None
 def test_texts_of_any_length_are_held_by_value(repo: Repo, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["names"] = np.array(["a", "bb"], dtype=h5py.string_dtype())
+    if Version(importlib.metadata.version("virtualizarr")) < Version("2.6"):  # Python 3.11
+        with pytest.raises(InvalidInputError, match="cannot refer to the chunks of file:"):
+            repo.add_virtual_hdf(str(tmp_path / "a.h5"), "g")
+        return
     repo.add_virtual_hdf(str(tmp_path / "a.h5"), "g")
     assert repo.to_xarray("g").names.values.tolist() == ["a", "bb"]
 

@@ -566,7 +566,7 @@ async def test_a_key_of_another_rank_has_no_value(
     config = ic.RepositoryConfig(manifest=ic.ManifestConfig(splitting=splitting))
     repo = ic.Repository.create(ic.in_memory_storage(), config)
     with repo.transaction("main", message="two dimensions") as target:
-        zarr.create_array(target, name="z", shape=(length, 4), chunks=2, dtype="i1")[:] = 1
+        zarr.create_array(target, name="z", shape=(length, 4), chunks=(2, 2), dtype="i1")[:] = 1
     for there in (repo.readonly_session("main").store, repo.writable_session("main").store):
         assert await there.exists("z/c/0/0")
         for key in ("z/c", "z/c/0", "z/c/0/0/0"):

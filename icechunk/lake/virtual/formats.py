@@ -42,6 +42,7 @@ _DROPPING: Final = {"hdf", "netcdf"}
 
 _UNREADABLE: Final = (
     OSError, ValueError, IndexError, KeyError, EOFError, struct.error, NotImplementedError,
+    AttributeError,
 )  # fmt: skip
 """What parsers raise for a damaged file, or one that has something they do not know."""
 
