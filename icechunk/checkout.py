@@ -7,6 +7,7 @@ session". A checkout knows nodes and chunk references; the zarr store above it k
 from __future__ import annotations
 
 import threading
+import weakref
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, cast
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
     from icechunk.assets.manager import AssetManager
     from icechunk.assets.virtual import VirtualReader
-    from icechunk.format.snapshot import NodeTable, Snapshot
+    from icechunk.format.snapshot import ManifestRefs, NodeTable, Snapshot
     from icechunk.ids import ObjectId
 
 
@@ -152,6 +153,10 @@ class Checkout:
         self._base = base
         self._load = load
         self._sealed = False
+        # Chunks are mostly read one after the other out of one manifest. Whether it is kept is for
+        # the cache to decide.
+        self._latest_table: tuple[ManifestRefs | None, int, Callable[[], ChunkTable | None]]
+        self._latest_table = (None, -1, _no_table)
         self._arranged: tuple[tuple[Move, ...], NodeTable, Arrangement] | None = None
 
     # -- state --------------------------------------------------------------------------------
@@ -401,7 +406,11 @@ class Checkout:
         which = node.manifests.find(coord)
         if which < 0:
             return None
-        table = await _table_in_manifest(self.assets, node, which)
+        manifests, latest, known = self._latest_table
+        table = known() if manifests is node.manifests and latest == which else None
+        if table is None:
+            table = await _table_in_manifest(self.assets, node, which)
+            self._latest_table = (node.manifests, which, weakref.ref(table))
         row = table.find(coord)
         return None if row < 0 else table.ref(row)
 
@@ -517,6 +526,10 @@ class Checkout:
             edits = self.changes.edits(node.id, len(node.shape))
             if replace or edits.find(coord)[1] is None:
                 edits.set(coord, ref)
+
+
+def _no_table() -> None:
+    return None
 
 
 async def _table_in_manifest(assets: AssetManager, node: NodeSnapshot, which: int) -> ChunkTable:

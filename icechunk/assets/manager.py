@@ -6,6 +6,7 @@ Source: Icechunk specification, section "Storage model and object keys".
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from icechunk._io.flight import Flight
@@ -49,6 +50,7 @@ _FETCHES_DURING_COMMIT: Final = 128
 _ENCODE_INLINE_REFERENCES: Final = 1 << 13
 
 _REPO_LEVEL: Final = 1
+_CHUNK_KEYS_KEPT: Final = 64
 
 _FILE_TYPE_NAMES: Final = {
     FileType.SNAPSHOT: "snapshot",
@@ -73,6 +75,7 @@ def transaction_log_key(snapshot_id: ObjectId) -> str:
     return f"transactions/{id_text(snapshot_id)}"
 
 
+@lru_cache(_CHUNK_KEYS_KEPT)  # small chunks share objects
 def chunk_key(chunk_id: ObjectId) -> str:
     """Return the storage key of a native chunk."""
     return f"chunks/{id_text(chunk_id)}"
@@ -179,7 +182,9 @@ class AssetManager:
     async def back_up_repo(self, name: str, data: bytes) -> None:
         """Keep the bytes of a repo object that is about to be replaced."""
         metadata = self._metadata(FileType.REPO)
-        await self.storage.put(f"overwritten/{name}", data, metadata=metadata)
+        # Should somebody have replaced it meanwhile, then this update fails, and so nobody looks
+        # at its copy.
+        await self.storage.put_copy(f"overwritten/{name}", data, REPO_KEY, metadata=metadata)
 
     # -- immutable files ----------------------------------------------------------------------
 

@@ -79,7 +79,7 @@ class VirtualRef:
 ChunkRef: TypeAlias = InlineRef | NativeRef | VirtualRef
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True, eq=False)
 class ChunkTable:
     """Chunk references of one array, sorted by coordinate, each coordinate once.
 

@@ -52,6 +52,9 @@ _LOCK_TIMEOUT_SECONDS: Final = 60.0
 _BINARY: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _READ: Final = os.O_RDONLY | _BINARY
 _WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY
+# Below this an object is read at once, by whoever asks, without a thread.
+SMALL_READ_BYTES: Final = 1 << 20
+_pread: Final = getattr(os, "pread", None)  # not on Windows
 _EXTEND: Final = os.O_WRONLY | _BINARY
 _NO_LINKS: Final = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK)
 # On Windows a file that somebody reads at this moment can be neither replaced nor deleted.
@@ -102,6 +105,23 @@ class Files:
         except OSError as error:
             raise self._error("read", key, error) from error
         return fd, os.fstat(fd).st_size
+
+    def read_small(self, key: str, byte_range: ByteRange) -> bytes | None:
+        """Return a small range of an object; None for what must be looked at more closely."""
+        wanted = byte_range.stop - byte_range.start
+        if _pread is None or not 0 < wanted < SMALL_READ_BYTES:
+            return None
+        try:
+            fd = os.open(self._readable_path(key), _READ)
+        except OSError:
+            return None
+        try:
+            data = _pread(fd, wanted, byte_range.start)
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+        return data if len(data) == wanted else None
 
     def read(
         self, key: str, byte_range: ByteRange | None, condition: ReadCondition | None
@@ -199,6 +219,21 @@ class Files:
         except OSError as error:
             _remove_quietly(temporary)
             raise self._error("write", key, error) from error
+
+    def link(self, key: str, of: str, size: int) -> bool:
+        """Give an object of a known size a second key; False, and nothing done, where that fails.
+
+        Objects are replaced by moving a file into place, so the old content stays under the new key.
+        """
+        path = self._path(key)
+        try:
+            os.link(self._path(of), path)
+            if os.stat(path).st_size == size:
+                return True
+        except OSError:
+            return False
+        _remove_quietly(path)
+        return False
 
     def extend(self, key: str, offset: int, data: bytes | memoryview) -> None:
         """Write bytes into an object that is there, from an offset that nobody wrote yet."""

@@ -159,6 +159,35 @@ class Storage(Block, StorageConstructors, ABC):
             The object was not written, or not certainly; the message says what to do.
         """
 
+    async def put_copy(
+        self,
+        key: str,
+        data: bytes,
+        of: str,  # noqa: ARG002
+        *,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write an object with the content that another one had when it was read.
+
+        Parameters
+        ----------
+        key : str
+            The object, which is not there yet.
+        data : bytes
+            The content.
+        of : str
+            The other one, where a copy of it costs less than writing. If that has changed since,
+            the copy may be of what it is now.
+        metadata : mapping of str to str, optional
+            As for `put`.
+
+        Raises
+        ------
+        StorageError
+            As `put`.
+        """
+        await self.put(key, data, metadata=metadata)
+
     @abstractmethod
     async def put_if_absent(
         self,

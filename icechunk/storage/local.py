@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from icechunk._io.loop import in_thread
 from icechunk.errors import ErrorKind, InvalidInputError
-from icechunk.storage._files import Files
+from icechunk.storage._files import SMALL_READ_BYTES, Files
 from icechunk.storage.base import Storage, Version
 from icechunk.storage_settings import (
     StorageConcurrencySettings,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from icechunk.storage._line import Line
     from icechunk.storage.objects import ByteRange, ObjectInfo, ReadCondition
 
-_LARGE_BYTES: Final = 1 << 20
+_LARGE_BYTES: Final = SMALL_READ_BYTES
 _LISTED_AT_ONCE: Final = 1000
 _DELETED_AT_ONCE: Final = 100
 # A pack stays as long as one of its chunks is wanted, so this is what a chunk can keep from being
@@ -84,6 +84,10 @@ class LocalStorage(Storage):
         condition: ReadCondition | None = None,
     ) -> bytes:
         """Return the content of an object, or exactly one range of it."""
+        if byte_range is not None and condition is None:
+            data = self._files.read_small(key, byte_range)
+            if data is not None:
+                return data
         fd, size = self._files.open(key)
         length = size if byte_range is None else byte_range.stop - byte_range.start
         if length < _LARGE_BYTES:
@@ -128,6 +132,18 @@ class LocalStorage(Storage):
             self._files.put(key, data)
         else:
             await in_thread(self._files.put, key, data)
+
+    async def put_copy(
+        self,
+        key: str,
+        data: bytes,
+        of: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write an object with the content that another one had when it was read."""
+        if not self._files.link(key, of, len(data)):
+            await self.put(key, data, metadata=metadata)
 
     async def put_if_absent(
         self,

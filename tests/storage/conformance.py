@@ -105,6 +105,22 @@ class StorageConformance:
         run(storage.put("chunks/A", b"new"))
         assert run(storage.get("chunks/A")) == b"new"
 
+    def test_a_copy_stays_when_what_it_was_made_of_is_replaced(self, storage: Storage) -> None:
+        drive = self.drive(storage)
+        version = run(storage.put_if_absent("repo", b"old"))
+        drive(storage.put_copy("overwritten/repo.1", b"old", "repo"))
+        version = run(storage.put_if_unchanged("repo", b"newer", version))
+        assert run(storage.get("overwritten/repo.1")) == b"old"
+        drive(storage.put_copy("overwritten/repo.2", b"newer", "repo", metadata={"icspecver": "2"}))
+        run(storage.put("repo", b"newest"))
+        assert run(storage.get("overwritten/repo.2")) == b"newer"
+        # What was read, not what is there by now, or not there.
+        drive(storage.put_copy("overwritten/repo.3", b"read a moment ago", "repo"))
+        drive(storage.put_copy("overwritten/repo.4", b"of nothing", "nowhere"))
+        assert run(storage.get("overwritten/repo.3")) == b"read a moment ago"
+        assert run(storage.get("overwritten/repo.4")) == b"of nothing"
+        assert run(storage.get("repo")) == b"newest"
+
     def test_extend(self, storage: Storage) -> None:
         can = "extend" in type(storage).capabilities
         assert can == (storage.pack_bytes > 0)
