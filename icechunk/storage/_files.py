@@ -223,7 +223,7 @@ class Files:
     def link(self, key: str, of: str, size: int) -> bool:
         """Give an object of a known size a second key; False, and nothing done, where that fails.
 
-        Objects are replaced by moving a file into place, so the old content stays under the new key.
+        Objects are replaced by moving a file into place, so the old content keeps the new key.
         """
         path = self._path(key)
         try:
