@@ -448,13 +448,8 @@ def _places(tables: Sequence[ChunkTable]) -> Places | None:
 
     Only the last row of a coordinate has a place.
     """
-    keys = _joint_keys(tables)
-    if bool((keys[1:] > keys[:-1]).all()):
-        return None
-    order = np.argsort(keys, kind="stable")
-    keys = keys[order]
-    last = np.append(keys[1:] != keys[:-1], True)
-    return Places.of(order if bool(last.all()) else order[last], len(keys))
+    rows = _rows_in_order(_joint_keys(tables))
+    return None if rows is None else Places.of(rows, sum(map(len, tables)))
 
 
 def share_coordinates(tables: Sequence[ChunkTable]) -> bool:
@@ -584,10 +579,14 @@ def _sorted_rows(coords: U32Array) -> I64Array | None:
     """Return the rows in order, of equal coordinates the last; None when they are so already."""
     if len(coords) < 2:
         return None
-    keys = keys_of(coords, *strides_of(joint_box(coords)))
+    return _rows_in_order(keys_of(coords, *strides_of(joint_box(coords))))
+
+
+def _rows_in_order(keys: AnyArray) -> I64Array | None:
+    """Return the rows in the order of their keys, of equal keys the last; None when they are so."""
     if bool((keys[1:] > keys[:-1]).all()):
         return None
     order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    rows: I64Array = order[np.append(ordered[1:] != ordered[:-1], True)]
-    return rows
+    keys = keys[order]
+    last = np.append(keys[1:] != keys[:-1], True)
+    return order if bool(last.all()) else order[last]

@@ -52,8 +52,8 @@ _LOCK_TIMEOUT_SECONDS: Final = 60.0
 _BINARY: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _READ: Final = os.O_RDONLY | _BINARY
 _WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY
-# Below this an object is read at once, by whoever asks, without a thread.
-SMALL_READ_BYTES: Final = 1 << 20
+# Smaller ones are read and written at once, by whoever asks; these in a thread.
+LARGE_BYTES: Final = 1 << 20
 _pread: Final = getattr(os, "pread", None)  # not on Windows
 _EXTEND: Final = os.O_WRONLY | _BINARY
 _NO_LINKS: Final = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK)
@@ -109,7 +109,7 @@ class Files:
     def read_small(self, key: str, byte_range: ByteRange) -> bytes | None:
         """Return a small range of an object; None for what must be looked at more closely."""
         wanted = byte_range.stop - byte_range.start
-        if _pread is None or not 0 < wanted < SMALL_READ_BYTES:
+        if _pread is None or not 0 < wanted < LARGE_BYTES:
             return None
         try:
             fd = os.open(self._readable_path(key), _READ)

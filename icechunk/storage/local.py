@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from icechunk._io.loop import in_thread
 from icechunk.errors import ErrorKind, InvalidInputError
-from icechunk.storage._files import SMALL_READ_BYTES, Files
+from icechunk.storage._files import LARGE_BYTES, Files
 from icechunk.storage.base import Storage, Version
 from icechunk.storage_settings import (
     StorageConcurrencySettings,
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from icechunk.storage._line import Line
     from icechunk.storage.objects import ByteRange, ObjectInfo, ReadCondition
 
-_LARGE_BYTES: Final = SMALL_READ_BYTES
 _LISTED_AT_ONCE: Final = 1000
 _DELETED_AT_ONCE: Final = 100
 # A pack stays as long as one of its chunks is wanted, so this is what a chunk can keep from being
@@ -90,7 +89,7 @@ class LocalStorage(Storage):
                 return data
         fd, size = self._files.open(key)
         length = size if byte_range is None else byte_range.stop - byte_range.start
-        if length < _LARGE_BYTES:
+        if length < LARGE_BYTES:
             return self._files.read_and_close(key, fd, size, byte_range, condition)
         # Opened again in the thread: if this task is cancelled, the thread may never begin and
         # the descriptor stay open, or be closed under its feet.
@@ -128,7 +127,7 @@ class LocalStorage(Storage):
         content_type: str | None = None,  # noqa: ARG002
     ) -> None:
         """Write an object whole."""
-        if len(data) < _LARGE_BYTES:
+        if len(data) < LARGE_BYTES:
             self._files.put(key, data)
         else:
             await in_thread(self._files.put, key, data)
@@ -154,7 +153,7 @@ class LocalStorage(Storage):
         content_type: str | None = None,  # noqa: ARG002
     ) -> Version:
         """Create an object, unless there is one."""
-        if len(data) < _LARGE_BYTES:
+        if len(data) < LARGE_BYTES:
             self._files.create(key, data)
         else:
             await in_thread(self._files.create, key, data)
@@ -170,7 +169,7 @@ class LocalStorage(Storage):
         content_type: str | None = None,  # noqa: ARG002
     ) -> Version:
         """Replace an object, if it is still the version that was read."""
-        if len(data) < _LARGE_BYTES:
+        if len(data) < LARGE_BYTES:
             self._files.update(key, data, version)
         else:
             await in_thread(self._files.update, key, data, version)
@@ -178,7 +177,7 @@ class LocalStorage(Storage):
 
     async def extend(self, key: str, offset: int, data: bytes | memoryview) -> None:
         """Write bytes into an object, from an offset that nobody wrote yet."""
-        if len(data) < _LARGE_BYTES:
+        if len(data) < LARGE_BYTES:
             self._files.extend(key, offset, data)
         else:
             await in_thread(self._files.extend, key, offset, data)
@@ -196,7 +195,7 @@ class LocalStorage(Storage):
 
     async def _version(self, data: bytes | memoryview) -> Version:
         find = self._files.versions.find
-        return find(data) if len(data) < _LARGE_BYTES else await in_thread(find, data)
+        return find(data) if len(data) < LARGE_BYTES else await in_thread(find, data)
 
     # ---------------------------------------------------------------- about itself
 
